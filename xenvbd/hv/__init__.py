@@ -1,0 +1,1 @@
+"""The hypervisor seam: open() is the one place where a machine is chosen; nothing else may ask which it is."""

@@ -1,0 +1,87 @@
+"""The shared blkif ring, both ends.  This module alone dereferences ring memory; it knows no hypervisor.
+
+Indices are u32 and modular; the number of entries is ours, computed from the pages mapped (ring.h,
+__RING_SIZE: rounded down to a power of two).
+"""
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "xenvbd/blkif_abi.h" nogil:
+    enum xenvbd_abi:
+        XENVBD_ABI_NATIVE
+        XENVBD_ABI_X86_32
+        XENVBD_ABI_X86_64
+    enum:
+        XENVBD_PAGE_SIZE
+        XENVBD_SECTOR_SIZE
+        XENVBD_SEGMENTS_PER_INDIRECT_PAGE
+        BLKIF_MAX_SEGMENTS_PER_REQUEST
+        BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST
+        BLKIF_OP_READ
+        BLKIF_OP_WRITE
+        BLKIF_OP_WRITE_BARRIER
+        BLKIF_OP_FLUSH_DISKCACHE
+        BLKIF_OP_DISCARD
+        BLKIF_OP_INDIRECT
+        BLKIF_DISCARD_SECURE
+        BLKIF_RSP_OKAY
+        BLKIF_RSP_ERROR
+        BLKIF_RSP_EOPNOTSUPP
+    struct blkif_request_segment:
+        uint32_t gref
+        uint8_t first_sect
+        uint8_t last_sect
+    union xenvbd_request_u "":
+        blkif_request_segment seg[11]
+        uint32_t indirect_gref[8]
+        uint64_t nr_sectors
+    struct xenvbd_request:
+        uint8_t operation
+        uint8_t sub
+        uint16_t nr_segments
+        uint16_t handle
+        uint64_t id
+        uint64_t sector
+        xenvbd_request_u u
+
+
+cdef struct back_ring:
+    void *sring
+    uint32_t nr_ents
+    uint32_t req_cons           # the next request to take
+    uint32_t rsp_prod_pvt       # responses written so far, published or not
+    uint32_t rsp_prod           # responses published
+    int abi
+
+cdef struct front_ring:
+    void *sring
+    uint32_t nr_ents
+    uint32_t req_prod_pvt
+    uint32_t rsp_cons
+    int abi
+
+# Entries of a ring of so many pages; 0: the abi is not one.
+cdef uint32_t ring_entries(uint32_t pages, int abi) noexcept nogil
+
+# The backend's end.  back_attach(): req_cons and rsp_prod start at `index` (0 for a fresh ring).
+cdef void back_attach(back_ring *ring, void *sring, uint32_t pages, int abi, uint32_t index) noexcept nogil
+# Requests posted and not taken, req_prod read once (acquire); -EPROTO: the producer overran the ring (R2).
+cdef int back_pending(back_ring *ring) noexcept nogil
+# Copy the request at req_cons into *out, each shared byte loaded once (R1), and step req_cons.
+cdef void back_take(back_ring *ring, xenvbd_request *out) noexcept nogil
+# Write a response at rsp_prod_pvt (slot zeroed first, R4) and step it.
+cdef void back_respond(back_ring *ring, uint64_t id, uint8_t operation, int16_t status) noexcept nogil
+# Publish what was written; 1 if the frontend asked to be notified (rsp_event), else 0.
+cdef bint back_push(back_ring *ring) noexcept nogil
+# Before sleeping: ask for an event at the next request; 1 if there is one already (then do not sleep).
+cdef bint back_final_check(back_ring *ring) noexcept nogil
+# The published index as the shared page has it (adoption only: the guest can write it).
+cdef uint32_t back_shared_rsp_prod(back_ring *ring) noexcept nogil
+
+# The frontend's end, the mirror image.
+cdef void front_init(front_ring *ring, void *sring, uint32_t pages, int abi, uint32_t index) noexcept nogil
+cdef uint32_t front_free(front_ring *ring) noexcept nogil
+cdef void front_put(front_ring *ring, const xenvbd_request *request) noexcept nogil
+cdef bint front_push(front_ring *ring) noexcept nogil
+cdef int front_pending(front_ring *ring) noexcept nogil
+cdef void front_take(front_ring *ring, uint64_t *id, uint8_t *operation, int16_t *status) noexcept nogil
+cdef bint front_final_check(front_ring *ring) noexcept nogil
