@@ -7,6 +7,7 @@ Environment:
 import os
 from pathlib import Path
 
+import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 
@@ -60,7 +61,8 @@ setup(
     package_data={"": ["*.pxd"]},
     ext_modules=cythonize(
         [extension(p) for p in sorted((HERE / "xenvbd").rglob("*.pyx"))],
-        build_dir="build/cython-trace" if TRACE else "build/cython",
+        # One directory a compiler: the C that Cython 3 wrote is not what Debian's would write.
+        build_dir=f"build/cython-{Cython.__version__}" + ("-trace" if TRACE else ""),
         include_path=["include"],
         compiler_directives=DIRECTIVES,
         nthreads=os.cpu_count() or 1,
