@@ -9,8 +9,8 @@ PACKAGE = TOP / "xenvbd"
 
 # Layer of each module; a package's name stands for all in it.  Modules of one package may import each other.
 LAYERS = {
-    0: ["errors", "vdev", "target", "units", "trace"],
-    1: ["ring", "hv", "store", "store_sim", "wire", "stats"],
+    0: ["errors", "vdev", "target", "units", "trace", "loop"],
+    1: ["ring", "hv", "store", "store_sim", "wire", "runtime", "stats"],
     2: ["disk", "request", "journal", "xenbus", "features"],
     3: ["dataplane", "frontend"],
     4: ["worker", "workers", "device"],

@@ -1,0 +1,96 @@
+"""The event loop: descriptors, timers, calls from other threads; one callback that fails is alone in it."""
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from xenvbd.loop import Loop
+
+
+@pytest.fixture
+def loop():
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+def test_a_readable_descriptor_calls_back_until_it_is_forgotten(loop):
+    fd = os.eventfd(1, os.EFD_NONBLOCK)
+    calls = []
+    loop.read(fd, lambda: calls.append(1))
+    loop.run_once(1)
+    loop.run_once(1)
+    loop.forget(fd)
+    loop.run_once(0)
+    assert calls == [1, 1]
+    os.close(fd)
+
+
+def test_reading_and_writing_are_asked_for_separately(loop):
+    left, right = socket.socketpair()
+    calls = []
+    loop.write(left.fileno(), lambda: calls.append("write"))
+    loop.read(left.fileno(), lambda: calls.append("read"))
+    loop.run_once(0)
+    right.send(b"x")
+    loop.write(left.fileno(), None)
+    loop.run_once(1)
+    assert calls == ["write", "read"]
+    loop.forget(left.fileno())
+    left.close()
+    right.close()
+
+
+def test_a_descriptor_closed_by_an_earlier_callback_of_the_round_is_not_called(loop):
+    fds = [os.eventfd(1, os.EFD_NONBLOCK) for _ in range(2)]
+    calls = []
+
+    def first(mine):
+        calls.append(mine)
+        for fd in fds:
+            loop.forget(fd)
+
+    for fd in fds:
+        loop.read(fd, lambda fd=fd: first(fd))
+    loop.run_once(1)
+    assert len(calls) == 1
+    for fd in fds:
+        os.close(fd)
+
+
+def test_timers_run_in_order_and_not_if_cancelled(loop):
+    calls = []
+    loop.later(0.02, lambda: calls.append("late"))
+    loop.later(0.01, lambda: calls.append("early"))
+    loop.later(0.005, lambda: calls.append("never")).cancel()
+    deadline = time.monotonic() + 5
+    while len(calls) < 2 and time.monotonic() < deadline:
+        loop.run_once(0.1)
+    assert calls == ["early", "late"]
+
+
+def test_another_thread_wakes_the_loop(loop):
+    calls = []
+    thread = threading.Thread(target=lambda: loop.soon(lambda: calls.append(1)))
+    loop.later(5, loop.stop)
+    loop.soon(thread.start)
+    started = time.monotonic()
+    while not calls:
+        loop.run_once(5)
+    thread.join()
+    assert time.monotonic() - started < 4
+
+
+def test_a_callback_that_raises_is_counted_and_the_others_run(loop):
+    calls = []
+    loop.soon(lambda: 1 / 0)
+    loop.soon(lambda: calls.append(1))
+    loop.run_once(0)
+    assert calls == [1] and loop.failures == 1
+
+
+def test_run_ends_when_told_to(loop):
+    loop.later(0.001, loop.stop)
+    loop.run()

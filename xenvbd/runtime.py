@@ -1,0 +1,110 @@
+"""The runtime directory (/run/xenvbd): what must outlive the manager but not the host.
+
+    manager.lock               held by the one manager that serves here
+    control.sock               the control socket
+    worker-DOMID.sock          where a later manager finds a worker
+    KIND-DOMID-DEVID.json      what the manager must know again of a device that it serves
+    KIND-DOMID-DEVID.qN.journal, .qN.stats    the in-flight journal and the counters of a queue
+"""
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xenvbd.errors import ClaimError, Error
+
+_WORKER = re.compile(r"worker-(\d+)\.sock")
+
+
+class Runtime:
+    """A private directory on tmpfs; disk names in it are keys, see Runtime.key()."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Make the directory, mode 0700.  Raises Error if it is somebody else's."""
+        self.path = Path(path)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = self.path.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            raise Error(errno.EPERM, f"the runtime directory belongs to user {status.st_uid}", path=str(path))
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            self.path.chmod(0o700)
+
+    @staticmethod
+    def key(kind: str, domid: int, devid: int) -> str:
+        return f"{kind}-{domid}-{devid}"
+
+    @property
+    def control(self) -> str:
+        return str(self.path / "control.sock")
+
+    def worker(self, domid: int) -> str:
+        return str(self.path / f"worker-{domid}.sock")
+
+    def workers(self) -> list[int]:
+        """Domains whose workers have left a socket here."""
+        matches = (_WORKER.fullmatch(name) for name in os.listdir(self.path))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def stats(self, key: str, queue: int) -> str:
+        return str(self.path / f"{key}.q{queue}.stats")
+
+    def journal(self, key: str, queue: int) -> str:
+        return str(self.path / f"{key}.q{queue}.journal")
+
+    def lock(self) -> int:
+        """Be the one manager here until the descriptor returned is closed; ClaimError if another is."""
+        fd = os.open(self.path / "manager.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise ClaimError(errno.EBUSY, f"another xenvbd serves here (process {holder})",
+                             path=str(self.path)) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        return fd
+
+    def new_file(self, path: str, size: int = 0) -> int:
+        """A descriptor of a fresh file of so many zero bytes; an old one of that name is forgotten."""
+        _unlink(path)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def remove_queues(self, key: str) -> None:
+        """Forget journals and counters of a disk."""
+        for path in self.path.glob(f"{key}.q*.*"):
+            _unlink(path)
+
+    def save(self, key: str, record: dict[str, Any]) -> None:
+        """Keep what must be known of a disk; replaces what was kept, in one step."""
+        path = self.path / f"{key}.json"
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(record))
+        new.replace(path)
+
+    def forget(self, key: str) -> None:
+        """Nothing of the disk remains here."""
+        self.remove_queues(key)
+        _unlink(self.path / f"{key}.json")
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every disk's key and what was kept of it."""
+        for path in sorted(self.path.glob("*.json")):
+            yield path.stem, json.loads(path.read_text())
+
+
+def _unlink(path: str | os.PathLike[str]) -> None:
+    Path(path).unlink(missing_ok=True)
