@@ -1,0 +1,107 @@
+"""What can be learnt about an open image: block sizes, direct I/O, discard, and who has a device that is busy."""
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from pathlib import Path
+
+from xenvbd.disk import kernel
+from xenvbd.errors import TargetError
+
+SECTOR = 512
+LARGEST_BLOCK = 4096
+
+
+def block_sizes(fd: int, status: os.stat_result) -> tuple[int, int]:
+    """(logical, physical) block size in bytes; a file's are 512 and its file system's block, 4096 at most."""
+    if stat.S_ISBLK(status.st_mode):
+        return kernel.block_number(fd, kernel.BLKSSZGET), kernel.block_number(fd, kernel.BLKPBSZGET)
+    return SECTOR, _file_system_block(status)
+
+
+def set_direct(fd: int, path: str, wanted: bool | None, logical_block_size: int) -> int:
+    """Turn O_DIRECT on or off, as wanted (None: on where it works in blocks of that size).
+
+    The alignment that I/O then needs, 1 for buffered.  Raises TargetError where True is wanted and cannot be."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if wanted is not False:
+        alignment = _direct_alignment(fd, flags)
+        if 1 < alignment <= logical_block_size:
+            return alignment
+        if wanted:
+            why = f"it needs blocks of {alignment} bytes" if alignment else "its file system has none"
+            raise TargetError(errno.EINVAL, f"direct I/O in blocks of {logical_block_size} bytes does not work: "
+                              f"{why}", path=path)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    return 1
+
+
+def discard(fd: int, status: os.stat_result, physical: int) -> tuple[bool, int, int]:
+    """(can, granularity, alignment) of discard; bytes.  Punching a hole past the end is the harmless question."""
+    if stat.S_ISBLK(status.st_mode):
+        return _device_discard(status.st_rdev, physical)
+    block = _file_system_block(status)
+    try:
+        kernel.punch_hole(fd, -(-status.st_size // block) * block, block)
+    except OSError:
+        return False, block, 0
+    return True, block, 0
+
+
+def device_user(rdev: int) -> str:
+    """Who has a block device for itself: "mounted on /srv", "part of dm-0", or a guess."""
+    number = f"{os.major(rdev)}:{os.minor(rdev)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == number:
+            return f"mounted on {fields[4]}"
+    holders = Path(f"/sys/dev/block/{number}/holders")
+    names = sorted(entry.name for entry in holders.iterdir()) if holders.is_dir() else []
+    return f"part of {', '.join(names)}" if names else "another process has it for itself (swap, LVM, RAID, a disk)"
+
+
+def _direct_alignment(fd: int, flags: int) -> int:
+    """Turn O_DIRECT on and say what alignment it needs in bytes; 0 where it does not work, and it is off again."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+    except OSError:
+        return 0
+    said = kernel.direct_alignment(fd)
+    sizes = [SECTOR, LARGEST_BLOCK] if said is None else [max(SECTOR, *said)] if said[1] else []
+    return next((size for size in sizes if _direct_read_works(fd, size)), 0)
+
+
+def _direct_read_works(fd: int, size: int) -> bool:
+    with mmap.mmap(-1, max(size, mmap.PAGESIZE)) as memory, memoryview(memory)[:size] as block:
+        try:
+            os.preadv(fd, [block], 0)
+        except OSError as error:
+            return error.errno != errno.EINVAL
+        return True
+
+
+def _file_system_block(status: os.stat_result) -> int:
+    size = status.st_blksize
+    return min(size, LARGEST_BLOCK) if size >= SECTOR and size & (size - 1) == 0 else LARGEST_BLOCK
+
+
+def _device_discard(rdev: int, physical: int) -> tuple[bool, int, int]:
+    """From sysfs; a process that sees no sysfs (a sandboxed worker) finds out when a discard fails."""
+    device = Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
+    if not device.is_dir():
+        return True, physical, 0
+    queue = device / "queue" if (device / "queue").is_dir() else device.resolve().parent / "queue"
+    granularity = _number(queue / "discard_granularity")
+    # Holes are punched, for they must read as zeros: that takes a device that can write zeros by itself.
+    can = granularity > 0 and _number(queue / "write_zeroes_max_bytes") > 0
+    return can, max(granularity, physical), _number(device / "discard_alignment")
+
+
+def _number(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0

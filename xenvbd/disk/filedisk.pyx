@@ -1,0 +1,36 @@
+"""A disk that is an open file or block device: what the uring and the threads engine have in common."""
+import errno
+import os
+
+from xenvbd.disk.atomics cimport load32
+from xenvbd.disk.disk cimport Disk
+
+
+cdef class FileDisk(Disk):
+    """Owns the descriptor of an Image (xenvbd/disk/image.py), and with it the image's lock."""
+
+    def __cinit__(self, str target, image, *, unsigned logical_block_size=512, bint discard=True):
+        self.fd, self.owned = image.fd, True
+        self.target, self.size, self.read_only = target, image.size, image.read_only
+        self.direct, self.is_block = image.direct, image.is_block
+        self.alignment = image.alignment
+        self.logical_block_size = logical_block_size
+        self.physical_block_size = max(logical_block_size, image.physical_block_size)
+        self.can_discard = discard and image.can_discard
+        self.discard_granularity = max(logical_block_size, image.discard_granularity)
+        self.discard_alignment = image.discard_alignment
+
+    def __dealloc__(self):
+        # A queue keeps its disk alive, so nothing is attached here.
+        if self.owned:
+            os.close(self.fd)
+
+    cpdef close(self):
+        """Close the descriptor.  Raises OSError (EBUSY) while a queue is attached: a number that is used again
+        would send a guest's write into another file."""
+        if load32(&self.attached) > 0:
+            raise OSError(errno.EBUSY, "a queue is still attached", self.target)
+        if self.owned:
+            self.owned = False
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,33 @@
+"""The null engine (null:SIZE): reads give zeros, writes vanish.  What is left is the cost of everything else."""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from xenvbd.disk.disk cimport DISK_READ, Disk, DiskQueue, disk_op
+from xenvbd.disk.inline cimport InlineQueue
+
+
+cdef class NullDisk(Disk):
+    """size bytes of nothing."""
+
+    def __cinit__(self, str target, uint64_t size, *, bint read_only=False, unsigned logical_block_size=512,
+                  unsigned physical_block_size=4096, bint discard=True):
+        self.target, self.engine, self.size, self.read_only = target, "null", size, read_only
+        self.logical_block_size, self.physical_block_size = logical_block_size, physical_block_size
+        self.alignment = 1
+        self.can_discard, self.discard_granularity = discard and not read_only, logical_block_size
+
+    cpdef DiskQueue queue(self, unsigned depth):
+        return NullQueue(self)
+
+    cpdef close(self):
+        """Nothing to do."""
+
+
+cdef class NullQueue(InlineQueue):
+    """Zeros are written out: a guest must never see what a buffer held before (XSA-318)."""
+
+    cdef void perform(self, disk_op *op) noexcept nogil:
+        cdef int i
+        if op.opcode == DISK_READ:
+            for i in range(op.nr_iov):
+                memset(op.iov[i].iov_base, 0, op.iov[i].iov_len)
