@@ -1,5 +1,4 @@
-"""Disks for the tests of this directory: one specification, every engine."""
-import os
+"""Disks for the tests of this directory: one specification, every engine, several kinds of file."""
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,18 +6,16 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from xenvbd import disk
-from xenvbd.target import Target, parse
+from xenvbd.disk.opener import FILE_ENGINES
+from xenvbd.target import parse
 
 MIB = 1 << 20
-FILE_ENGINES = ["threads"]
-MEMORY_ENGINES = ["memory", "null"]
-
 Opener = Callable[..., disk.Disk]
 
 
 @pytest.fixture(params=["disk", "tmpfs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A directory on a real file system (O_DIRECT), then one on tmpfs (no NOWAIT, perhaps no O_DIRECT)."""
+    """A directory on a real file system, where direct I/O works, then one on tmpfs, where it does not."""
     if request.param == "disk":
         yield tmp_path
         return
@@ -26,26 +23,23 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         yield Path(directory)
 
 
-def make_image(path: Path, size: int = 4 * MIB, fill: bytes | None = None) -> Path:
-    """A sparse image, or one full of a repeated block."""
-    with open(path, "wb") as file:
-        file.truncate(size)
-        if fill:
-            file.write(fill * (size // len(fill)))
-    return path
-
-
-def target(path: Path | str) -> Target:
-    return parse(str(path))
+@pytest.fixture
+def make_image() -> Callable[..., Path]:
+    """make_image(path, size=4 MiB, fill=None): a sparse image, or one full of a repeated block."""
+    def make(path: Path, size: int = 4 * MIB, fill: bytes | None = None) -> Path:
+        with open(path, "wb") as file:
+            file.write(fill * (size // len(fill))) if fill else file.truncate(size)
+        return path
+    return make
 
 
 @pytest.fixture
 def opened() -> Iterator[Opener]:
-    """disk.open() for a path, closed at the end."""
+    """opened(target, **options): disk.open(), closed at the end."""
     disks: list[disk.Disk] = []
 
-    def open_one(path: Path | str, **options: object) -> disk.Disk:
-        disks.append(disk.open(target(path), **options))
+    def open_one(target: Path | str, **options: object) -> disk.Disk:
+        disks.append(disk.open(parse(str(target)), **options))
         return disks[-1]
 
     yield open_one
@@ -53,12 +47,12 @@ def opened() -> Iterator[Opener]:
         one.close()
 
 
-def descriptors() -> set[str]:
-    """What this process has open, by name."""
-    found = set()
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{entry} {os.readlink(f'/proc/self/fd/{entry}')}")
-        except OSError:
-            continue
-    return found
+@pytest.fixture(params=[*FILE_ENGINES, "buffered", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, make_image: Callable[..., Path],
+            opened: Opener) -> disk.Disk:
+    """A disk of 4 MiB of zeros on every engine that keeps what is written; O_DIRECT, and buffered once."""
+    if request.param == "memory":
+        return opened("mem:4M")
+    if request.param == "buffered":
+        return opened(make_image(tmp_path / "image"), direct=False)
+    return opened(make_image(tmp_path / "image"), engine=request.param)

@@ -1,4 +1,4 @@
-"""What can be learnt about an open image: block sizes, direct I/O, discard, and who has a device that is busy."""
+"""What can be learnt about an open image: block sizes, direct I/O, discard, who has a busy device."""
 from __future__ import annotations
 
 import errno
@@ -25,22 +25,22 @@ def block_sizes(fd: int, status: os.stat_result) -> tuple[int, int]:
 def set_direct(fd: int, path: str, wanted: bool | None, logical_block_size: int) -> int:
     """Turn O_DIRECT on or off, as wanted (None: on where it works in blocks of that size).
 
-    The alignment that I/O then needs, 1 for buffered.  Raises TargetError where True is wanted and cannot be."""
+    The alignment that I/O then needs, 1 for buffered.  Raises TargetError where True is wanted in vain."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if wanted is not False:
         alignment = _direct_alignment(fd, flags)
         if 1 < alignment <= logical_block_size:
             return alignment
         if wanted:
-            why = f"it needs blocks of {alignment} bytes" if alignment else "its file system has none"
-            raise TargetError(errno.EINVAL, f"direct I/O in blocks of {logical_block_size} bytes does not work: "
-                              f"{why}", path=path)
+            why = f"it needs {alignment}" if alignment else "its file system has none"
+            raise TargetError(errno.EINVAL, f"direct I/O in blocks of {logical_block_size} bytes fails: "
+                              f"{why}; use direct=no", path=path)
     fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
     return 1
 
 
 def discard(fd: int, status: os.stat_result, physical: int) -> tuple[bool, int, int]:
-    """(can, granularity, alignment) of discard; bytes.  Punching a hole past the end is the harmless question."""
+    """(can, granularity, alignment) of discard; bytes.  Punching past the end is the harmless question."""
     if stat.S_ISBLK(status.st_mode):
         return _device_discard(status.st_rdev, physical)
     block = _file_system_block(status)
@@ -60,11 +60,11 @@ def device_user(rdev: int) -> str:
             return f"mounted on {fields[4]}"
     holders = Path(f"/sys/dev/block/{number}/holders")
     names = sorted(entry.name for entry in holders.iterdir()) if holders.is_dir() else []
-    return f"part of {', '.join(names)}" if names else "another process has it for itself (swap, LVM, RAID, a disk)"
+    return f"part of {', '.join(names)}" if names else "another process has it for itself (swap, LVM, RAID)"
 
 
 def _direct_alignment(fd: int, flags: int) -> int:
-    """Turn O_DIRECT on and say what alignment it needs in bytes; 0 where it does not work, and it is off again."""
+    """Turn O_DIRECT on and say what alignment it needs in bytes; 0 where it does not work."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
     except OSError:

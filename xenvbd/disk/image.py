@@ -55,13 +55,13 @@ def open_image(path: str, *, read_only: bool, direct: bool | None = None, allow:
     """Open a regular file or a block device as a raw disk.
 
     direct: True insists on O_DIRECT, None uses it where it works in logical_block_size, False never does.
-    allow: directories that images may lie in ("/": anywhere).  share: other writers may have it too (xl's w!).
+    allow: directories that images may lie in ("/": anywhere).  share: other writers may have it (xl's w!).
     fence: the name of the vbd whose writes the lock fences; wait: for the lock, as long as it takes.
     Raises PolicyError (outside the allowed places), ClaimError (in use), TargetError (all else)."""
     where = _find(path, list(allow))
     try:
         _check_kind(where, path)
-        fd = _reopen(where, path, read_only=read_only, exclusive=not (read_only or share or not lock), wait=wait)
+        fd = _reopen(where, path, read_only=read_only, wait=wait, exclusive=lock and not (read_only or share))
     finally:
         os.close(where)
     try:
@@ -76,7 +76,7 @@ def open_image(path: str, *, read_only: bool, direct: bool | None = None, allow:
 
 def inspect(fd: int, path: str, *, read_only: bool, direct: bool | None = None,
             logical_block_size: int = 512) -> Image:
-    """The facts of a descriptor that open_image() opened, here or in another process; sets O_DIRECT as asked."""
+    """The facts of a descriptor that open_image() opened, perhaps elsewhere; sets O_DIRECT as asked."""
     status = os.fstat(fd)
     is_block = stat.S_ISBLK(status.st_mode)
     logical, physical = facts.block_sizes(fd, status)
@@ -98,13 +98,19 @@ def _find(path: str, allow: list[str]) -> int:
         raise TargetError(errno.EINVAL, "expected an absolute path without '..'", path=repr(path)[1:-1])
     root = next((r for r in allow if Path(path).is_relative_to(r)), None)
     if root is None:
-        raise PolicyError(errno.EACCES, f"outside the allowed places ({', '.join(allow) or 'none'})", path=path)
+        places = ", ".join(allow) or "none"
+        raise PolicyError(errno.EACCES, f"outside the allowed places ({places})", path=path)
     resolve = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_MAGICLINKS
-    if Path(path).is_relative_to("/dev"):
-        root = "/dev"           # udev's links (/dev/VG/LV) may be followed, as long as they stay there
+    if _may_be_a_link(path):
+        root = "/dev"
     else:
         resolve |= kernel.RESOLVE_NO_SYMLINKS
     return _walk(path, root, resolve)
+
+
+def _may_be_a_link(path: str) -> bool:
+    """Whether udev makes the links of this path (/dev/VG/LV); followed as long as they stay in /dev."""
+    return Path(path).is_relative_to("/dev") and not Path(path).is_relative_to("/dev/shm")
 
 
 def _walk(path: str, root: str, resolve: int) -> int:
@@ -112,10 +118,11 @@ def _walk(path: str, root: str, resolve: int) -> int:
         directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise TargetError(error.errno or errno.EIO, f"{root}: {error.strerror}", path=path) from error
+    name = os.path.relpath(path, root)
     try:
         for _ in range(RACES):
             try:
-                return kernel.openat2(directory, os.path.relpath(path, root), os.O_PATH | os.O_CLOEXEC, resolve)
+                return kernel.openat2(directory, name, os.O_PATH | os.O_CLOEXEC, resolve)
             except OSError as error:
                 if error.errno != errno.EAGAIN:
                     raise _why_not_found(path, error) from error
@@ -139,10 +146,9 @@ def _why_not_found(path: str, error: OSError) -> Error:
 
 def _check_kind(fd: int, path: str) -> None:
     mode = os.fstat(fd).st_mode
-    through_link = Path(path).is_relative_to("/dev") and os.path.islink(path)
-    if stat.S_ISBLK(mode) or stat.S_ISREG(mode) and not through_link:
+    if stat.S_ISBLK(mode) or (stat.S_ISREG(mode) and not _may_be_a_link(path)):
         return
-    found = KINDS.get(stat.S_IFMT(mode), "a symbolic link to a file" if through_link else "something else")
+    found = KINDS.get(stat.S_IFMT(mode), "a file among the devices")
     raise TargetError(errno.EINVAL, f"found {found}, {EXPECTED}", path=path)
 
 

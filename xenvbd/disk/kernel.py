@@ -1,4 +1,4 @@
-"""The system calls that Python has no function for: openat2, statx for direct I/O, fallocate, block ioctls."""
+"""System calls that Python has no function for: openat2, statx for direct I/O, fallocate, block ioctls."""
 from __future__ import annotations
 
 import ctypes

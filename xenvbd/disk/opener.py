@@ -26,7 +26,7 @@ def open(target: Target, *, fd: int | None = None, read_only: bool = False, dire
 
     fd: an image that open_image() opened and locked; the Disk owns it from here on, also when this raises.
     None: open and lock target.path here.  direct: see open_image().  engine: "auto" takes io_uring where this
-    host allows it, else threads; a name insists.  Raises PropertyError, TargetError, ClaimError, PolicyError."""
+    host allows it, else threads; a name insists.  Raises PropertyError, TargetError, ClaimError."""
     try:
         name = _choose(target, engine)
         if name in SIZED_ENGINES:

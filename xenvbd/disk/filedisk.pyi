@@ -1,0 +1,10 @@
+"""Types of filedisk.pyx for mypy."""
+from xenvbd.disk.disk import Disk
+from xenvbd.disk.image import Image
+
+class FileDisk(Disk):
+    fd: int
+    direct: bool
+    is_block: bool
+    def __init__(self, target: str, image: Image, *, logical_block_size: int = 512,
+                 discard: bool = True) -> None: ...
