@@ -85,3 +85,6 @@ cdef bint front_push(front_ring *ring) noexcept nogil
 cdef int front_pending(front_ring *ring) noexcept nogil
 cdef void front_take(front_ring *ring, uint64_t *id, uint8_t *operation, int16_t *status) noexcept nogil
 cdef bint front_final_check(front_ring *ring) noexcept nogil
+
+# A ring.Request of the Python face as the struct; ValueError, OverflowError, TypeError if it does not fit.
+cdef void request_from_python(xenvbd_request *out, object request) except *

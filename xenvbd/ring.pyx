@@ -156,7 +156,7 @@ cdef bint back_push(back_ring *ring) noexcept nogil:
     cdef uint32_t old = ring.rsp_prod, new = ring.rsp_prod_pvt
     store32(&sring.rsp_prod, new, __ATOMIC_RELEASE)
     ring.rsp_prod = new
-    # The frontend writes rsp_event, then looks at rsp_prod; we the other way round (ring.h): one sees the other.
+    # The frontend writes rsp_event, then reads rsp_prod; we the other way round (ring.h): one sees the other.
     fence(__ATOMIC_SEQ_CST)
     return <uint32_t>(new - load32(&sring.rsp_event, __ATOMIC_RELAXED)) < <uint32_t>(new - old)
 
@@ -268,12 +268,11 @@ Request = namedtuple(
 Request.__doc__ = """A request as ring.pxd's xenvbd_request has it.
 
 operation, sub (indirect_op, or a discard's flag), id, sector and nr_sectors (512-byte units), segments
-((gref, first_sect, last_sect), ...), grefs (indirect pages).  nr_segments None: as many as there are segments.
+((gref, first_sect, last_sect), ...), grefs (indirect pages).  nr_segments None: as many as segments has.
 """
 
 
 cdef void request_from_python(xenvbd_request *out, object request) except *:
-    """Fill *out from a Request; ValueError and OverflowError if it does not fit the fields."""
     if len(request.segments) > BLKIF_MAX_SEGMENTS_PER_REQUEST:
         raise ValueError("more segments than a request has room for")
     if len(request.grefs) > BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST:
@@ -284,10 +283,12 @@ cdef void request_from_python(xenvbd_request *out, object request) except *:
     out.nr_segments = len(request.segments) if request.nr_segments is None else request.nr_segments
     if out.operation == BLKIF_OP_DISCARD:
         out.u.nr_sectors = request.nr_sectors
-    for i, (gref, first, last) in enumerate(request.segments):
-        out.u.seg[i].gref, out.u.seg[i].first_sect, out.u.seg[i].last_sect = gref, first, last
-    for i, gref in enumerate(request.grefs):
-        out.u.indirect_gref[i] = gref
+    elif out.operation == BLKIF_OP_INDIRECT:
+        for i, gref in enumerate(request.grefs):
+            out.u.indirect_gref[i] = gref
+    else:
+        for i, (gref, first, last) in enumerate(request.segments):
+            out.u.seg[i].gref, out.u.seg[i].first_sect, out.u.seg[i].last_sect = gref, first, last
 
 
 cdef object request_to_python(const xenvbd_request *r):

@@ -1,0 +1,37 @@
+"""A request judged: what a frontend may ask for, and what a request asks for once it is found good."""
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from xenvbd.ring cimport blkif_request_segment, xenvbd_request
+
+cdef enum request_kind:
+    REQUEST_READ = 0        # the order of enum xenvbd_stat_op
+    REQUEST_WRITE = 1
+    REQUEST_FLUSH = 2       # before the data, if there is any
+    REQUEST_DISCARD = 3
+    REQUEST_BARRIER = 4
+
+cdef struct request_limits:
+    # What the device is, and what it has advertised.
+    uint64_t capacity       # 512-byte sectors
+    uint32_t block_mask     # logical block size in sectors, less one
+    uint16_t max_indirect   # segments; 0: not advertised
+    bint read_only
+    bint discard
+    bint barrier
+
+cdef struct request_plan:
+    uint8_t kind            # enum request_kind; for INDIRECT that of indirect_op
+    uint8_t reply_op        # the operation that the response must carry (INDIRECT: indirect_op)
+    uint16_t nr_segments    # data segments; 0: no data
+    uint32_t sectors        # of data; DISCARD has its own count
+
+# What an indirect request's pages hold is not seen here: plan.sectors stays 0 until
+# request_check_segments().  Both return BLKIF_RSP_OKAY, or the status to refuse the request with: then only
+# reply_op of the plan holds.
+cdef int16_t request_check(const xenvbd_request *request, const request_limits *limits,
+                           request_plan *plan) noexcept nogil
+cdef int16_t request_check_segments(const xenvbd_request *request, const blkif_request_segment *segments,
+                                    const request_limits *limits, request_plan *plan) noexcept nogil
+
+# Pages of segment descriptors that an indirect request of so many segments has.
+cdef uint32_t indirect_pages(uint32_t nr_segments) noexcept nogil

@@ -1,0 +1,156 @@
+"""Validation of a request's private copy (ring.pxd).  Nothing here reads memory that a guest can write.
+
+The status of a refusal follows blkif.h: EOPNOTSUPP for what was not advertised or is not known, ERROR for a
+request that breaks the rules.
+"""
+from xenvbd.ring cimport (
+    BLKIF_DISCARD_SECURE,
+    BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST,
+    BLKIF_MAX_SEGMENTS_PER_REQUEST,
+    BLKIF_OP_DISCARD,
+    BLKIF_OP_FLUSH_DISKCACHE,
+    BLKIF_OP_INDIRECT,
+    BLKIF_OP_READ,
+    BLKIF_OP_WRITE,
+    BLKIF_OP_WRITE_BARRIER,
+    BLKIF_RSP_EOPNOTSUPP,
+    BLKIF_RSP_ERROR,
+    BLKIF_RSP_OKAY,
+    XENVBD_PAGE_SIZE,
+    XENVBD_SECTOR_SIZE,
+    XENVBD_SEGMENTS_PER_INDIRECT_PAGE,
+    request_from_python,
+)
+
+KINDS = ("read", "write", "flush", "discard", "barrier")
+
+
+cdef inline bint within(uint64_t sector, uint64_t count, const request_limits *limits) noexcept nogil:
+    """Whether a range lies on the disk, in whole logical blocks.  No sum or product that could wrap."""
+    return (sector <= limits.capacity and count <= limits.capacity - sector
+            and not ((sector | count) & limits.block_mask))
+
+
+cdef inline int sectors_of(const blkif_request_segment *segment) noexcept nogil:
+    """Sectors of a segment, or 0: it ends before it starts, or outside its page."""
+    if segment.first_sect > segment.last_sect or segment.last_sect >= XENVBD_PAGE_SIZE // XENVBD_SECTOR_SIZE:
+        return 0
+    return segment.last_sect - segment.first_sect + 1
+
+
+cdef int16_t request_check_segments(const xenvbd_request *request, const blkif_request_segment *segments,
+                                    const request_limits *limits, request_plan *plan) noexcept nogil:
+    cdef uint32_t i, count, total = 0
+    for i in range(plan.nr_segments):
+        count = sectors_of(&segments[i])
+        if count == 0:
+            return BLKIF_RSP_ERROR
+        total += count
+    plan.sectors = total
+    return BLKIF_RSP_OKAY if within(request.sector, total, limits) else BLKIF_RSP_ERROR
+
+
+cdef int16_t check_data(const xenvbd_request *request, const request_limits *limits,
+                        request_plan *plan) noexcept nogil:
+    """The segments that stand in the request itself."""
+    if request.nr_segments > BLKIF_MAX_SEGMENTS_PER_REQUEST:
+        return BLKIF_RSP_ERROR
+    plan.nr_segments = request.nr_segments
+    return request_check_segments(request, request.u.seg, limits, plan)
+
+
+cdef int16_t check_flush(const xenvbd_request *request, const request_limits *limits,
+                         request_plan *plan) noexcept nogil:
+    """A flush or barrier: without data its sector means nothing (Linux leaves there what it likes)."""
+    if plan.kind == REQUEST_BARRIER and not limits.barrier:
+        return BLKIF_RSP_EOPNOTSUPP
+    return check_data(request, limits, plan) if request.nr_segments else BLKIF_RSP_OKAY
+
+
+cdef int16_t check_discard(const xenvbd_request *request, const request_limits *limits) noexcept nogil:
+    if not limits.discard or request.sub & BLKIF_DISCARD_SECURE:
+        return BLKIF_RSP_EOPNOTSUPP
+    return BLKIF_RSP_OKAY if within(request.sector, request.u.nr_sectors, limits) else BLKIF_RSP_ERROR
+
+
+cdef int16_t check_indirect(const xenvbd_request *request, const request_limits *limits,
+                            request_plan *plan) noexcept nogil:
+    if limits.max_indirect == 0:
+        return BLKIF_RSP_EOPNOTSUPP
+    if request.nr_segments == 0 or request.nr_segments > limits.max_indirect \
+            or indirect_pages(request.nr_segments) > BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST:
+        return BLKIF_RSP_ERROR
+    plan.nr_segments = request.nr_segments
+    return BLKIF_RSP_OKAY
+
+
+cdef bint writes(const xenvbd_request *request, const request_plan *plan) noexcept nogil:
+    """Whether the request would change the disk (CVE-2013-2140: that is more than WRITE)."""
+    return plan.kind != REQUEST_READ and (plan.kind != REQUEST_FLUSH or request.nr_segments != 0)
+
+
+cdef inline int kind_of(uint8_t operation) noexcept nogil:
+    """The kind of request, or -1: no such operation."""
+    if operation == BLKIF_OP_READ:
+        return REQUEST_READ
+    if operation == BLKIF_OP_WRITE:
+        return REQUEST_WRITE
+    if operation == BLKIF_OP_FLUSH_DISKCACHE:
+        return REQUEST_FLUSH
+    if operation == BLKIF_OP_DISCARD:
+        return REQUEST_DISCARD
+    if operation == BLKIF_OP_WRITE_BARRIER:
+        return REQUEST_BARRIER
+    return -1
+
+
+cdef int16_t request_check(const xenvbd_request *request, const request_limits *limits,
+                           request_plan *plan) noexcept nogil:
+    cdef bint indirect = request.operation == BLKIF_OP_INDIRECT
+    cdef int kind
+    plan.reply_op = request.sub if indirect else request.operation
+    plan.nr_segments, plan.sectors = 0, 0
+    kind = kind_of(plan.reply_op)
+    if kind < 0 and not indirect:
+        return BLKIF_RSP_EOPNOTSUPP
+    if indirect and kind != REQUEST_READ and kind != REQUEST_WRITE:
+        return BLKIF_RSP_ERROR if limits.max_indirect else BLKIF_RSP_EOPNOTSUPP
+    plan.kind = kind
+    if limits.read_only and writes(request, plan):
+        return BLKIF_RSP_ERROR
+    if indirect:
+        return check_indirect(request, limits, plan)
+    if kind <= REQUEST_WRITE:
+        return check_data(request, limits, plan) if request.nr_segments else BLKIF_RSP_ERROR
+    if kind == REQUEST_DISCARD:
+        return check_discard(request, limits)
+    return check_flush(request, limits, plan)
+
+
+cdef uint32_t indirect_pages(uint32_t nr_segments) noexcept nogil:
+    return (nr_segments + XENVBD_SEGMENTS_PER_INDIRECT_PAGE - 1) // XENVBD_SEGMENTS_PER_INDIRECT_PAGE
+
+
+def check(request, *, uint64_t capacity, bint read_only=False, bint discard=True, bint barrier=False,
+          uint16_t max_indirect=256, uint32_t logical_block_size=512, segments=None):
+    """Judge a ring.Request as the data plane does; for an indirect one, segments is what its pages hold.
+
+    capacity in 512-byte sectors.  Returns (status, reply_op, kind, sectors): a BLKIF_RSP_* value, the
+    operation the response carries, and for a good request its kind ("read", "write", "flush", "discard",
+    "barrier") and sectors of data (else None, 0).
+    """
+    cdef xenvbd_request r
+    cdef request_plan plan
+    cdef blkif_request_segment list_[4096]
+    cdef request_limits limits = request_limits(
+        capacity=capacity, block_mask=logical_block_size // XENVBD_SECTOR_SIZE - 1, max_indirect=max_indirect,
+        read_only=read_only, discard=discard, barrier=barrier)
+    request_from_python(&r, request)
+    cdef int16_t status = request_check(&r, &limits, &plan)
+    if status == BLKIF_RSP_OKAY and request.operation == BLKIF_OP_INDIRECT:
+        for i in range(plan.nr_segments):
+            list_[i].gref, list_[i].first_sect, list_[i].last_sect = segments[i]
+        status = request_check_segments(&r, list_, &limits, &plan)
+    if status != BLKIF_RSP_OKAY:
+        return status, plan.reply_op, None, 0
+    return status, plan.reply_op, KINDS[plan.kind], plan.sectors
