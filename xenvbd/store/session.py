@@ -22,7 +22,7 @@ from pyxs._internal import Op, Packet
 from pyxs.connection import UnixSocketConnection, XenBusConnection
 from pyxs.exceptions import PyXSError
 
-from ..errors import StoreError
+from xenvbd.errors import StoreError
 
 PAYLOAD_MAX = 4096          # XENSTORE_PAYLOAD_MAX of xs_wire.h: xenstored drops a client that sends more
 HEADER: struct.Struct = Packet._struct

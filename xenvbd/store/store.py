@@ -13,9 +13,9 @@ from pyxs import helpers
 from pyxs._internal import Op
 from pyxs.exceptions import PyXSError
 
-from ..errors import StoreError
-from .session import Session
-from .transaction import Transaction
+from xenvbd.errors import StoreError
+from xenvbd.store.session import Session
+from xenvbd.store.transaction import Transaction
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from pyxs._internal import Op
 
-from ..errors import StoreError
+from xenvbd.errors import StoreError
 
 if TYPE_CHECKING:
-    from .store import Store
+    from xenvbd.store.store import Store
 
 
 class Transaction:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import signal
 
-from .server import SimStore
+from xenvbd.store_sim.server import SimStore
 
 
 def main() -> int:

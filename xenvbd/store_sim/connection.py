@@ -6,7 +6,7 @@ from struct import Struct
 
 from pyxs._internal import Op
 
-from .transaction import Transaction
+from xenvbd.store_sim.transaction import Transaction
 
 HEADER = Struct("=IIII")    # xsd_sockmsg: type, req_id, tx_id, len
 PAYLOAD_MAX = 4096

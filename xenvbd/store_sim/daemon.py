@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import errno
 
-from .connection import Connection
-from .domains import Domains
-from .faults import Faults
-from .node import ALL, OWNER, READ, Node, Perm, Perms, Refusal, is_valid, name_of, parent_of
-from .transaction import Transaction
-from .tree import Tree, View, leaves_first
-from .watches import Watches
+from xenvbd.store_sim.connection import Connection
+from xenvbd.store_sim.domains import Domains
+from xenvbd.store_sim.faults import Faults
+from xenvbd.store_sim.node import ALL, OWNER, READ, Node, Perm, Perms, Refusal, is_valid, name_of, parent_of
+from xenvbd.store_sim.transaction import Transaction
+from xenvbd.store_sim.tree import Tree, View, leaves_first
+from xenvbd.store_sim.watches import Watches
 
 NODES_MAX, NODE_BYTES_MAX = 1000, 2048      # a guest's quota: nodes it owns, size of a node
 INTRODUCE, RELEASE = "@introduceDomain", "@releaseDomain"

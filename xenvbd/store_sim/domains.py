@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from .node import IGNORE, Perm, Perms
+from xenvbd.store_sim.node import IGNORE, Perm, Perms
 
 FIRST_RESERVED = 0x7FF0     # DOMID_FIRST_RESERVED of xen.h
 SELF = 0x7FF0               # DOMID_SELF

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import errno
 
-from .node import Refusal
+from xenvbd.store_sim.node import Refusal
 
 
 class Faults:

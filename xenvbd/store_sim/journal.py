@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .daemon import Daemon
-from .node import IGNORE, Node, Perm, Perms, join, name_of, parent_of
-from .tree import Tree
+from xenvbd.store_sim.daemon import Daemon
+from xenvbd.store_sim.node import IGNORE, Node, Perm, Perms, join, name_of, parent_of
+from xenvbd.store_sim.tree import Tree
 
 COMPACT_BYTES = 8 << 20     # a journal this long is written anew, if that makes it much shorter
 

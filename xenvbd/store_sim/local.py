@@ -6,10 +6,10 @@ from typing import Any
 
 from pyxs._internal import Op
 
-from .connection import HEADER, Connection
-from .daemon import Daemon
-from .node import Refusal
-from .requests import NAMES, handle
+from xenvbd.store_sim.connection import HEADER, Connection
+from xenvbd.store_sim.daemon import Daemon
+from xenvbd.store_sim.node import Refusal
+from xenvbd.store_sim.requests import NAMES, handle
 
 
 class Local:

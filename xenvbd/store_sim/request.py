@@ -5,10 +5,10 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .connection import Connection
-from .daemon import Daemon
-from .node import Refusal
-from .tree import View
+from xenvbd.store_sim.connection import Connection
+from xenvbd.store_sim.daemon import Daemon
+from xenvbd.store_sim.node import Refusal
+from xenvbd.store_sim.tree import View
 
 
 def number(text: str) -> int:

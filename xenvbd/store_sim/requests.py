@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from pyxs._internal import Op
 
-from .connection import PAYLOAD_MAX, Connection
-from .daemon import Daemon
-from .domains import SELF
-from .node import IGNORE, READ, WRITE, Perm, Refusal, is_valid, parent_of, parse_perms
-from .request import Request, number
-from .transaction import Transaction
-from .watches import Watch
+from xenvbd.store_sim.connection import PAYLOAD_MAX, Connection
+from xenvbd.store_sim.daemon import Daemon
+from xenvbd.store_sim.domains import SELF
+from xenvbd.store_sim.node import IGNORE, READ, WRITE, Perm, Refusal, is_valid, parent_of, parse_perms
+from xenvbd.store_sim.request import Request, number
+from xenvbd.store_sim.transaction import Transaction
+from xenvbd.store_sim.watches import Watch
 
 RESET_WATCHES, DIRECTORY_PART = 21, 22      # xs_wire.h; pyxs's Op ends before them
 WATCHES_MAX, TRANSACTIONS_MAX, PERMS_MAX = 128, 10, 5   # a guest's quota; one more of the first two passes

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from . import domain
-from .connection import BadClient, Connection
-from .daemon import Daemon
-from .faults import Faults
-from .journal import Journal
-from .local import Local
-from .requests import handle
+from xenvbd.store_sim import domain
+from xenvbd.store_sim.connection import BadClient, Connection
+from xenvbd.store_sim.daemon import Daemon
+from xenvbd.store_sim.faults import Faults
+from xenvbd.store_sim.journal import Journal
+from xenvbd.store_sim.local import Local
+from xenvbd.store_sim.requests import handle
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import errno
 from collections import Counter
 from dataclasses import dataclass
 
-from .node import Node, Perms, Refusal
-from .tree import Tree, perms_of
+from xenvbd.store_sim.node import Node, Perms, Refusal
+from xenvbd.store_sim.tree import Tree, perms_of
 
 ACCESSED_MAX = 1024         # nodes that a guest's transaction may touch
 

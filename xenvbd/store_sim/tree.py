@@ -4,8 +4,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from .domains import Domains
-from .node import Node, Perm, Perms, join
+from xenvbd.store_sim.domains import Domains
+from xenvbd.store_sim.node import Node, Perm, Perms, join
 
 
 class View(Protocol):

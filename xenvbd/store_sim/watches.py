@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from .node import parent_of
+from xenvbd.store_sim.node import parent_of
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from xenvbd.store_sim.connection import Connection
 
 
 @dataclass(slots=True, eq=False)
