@@ -55,7 +55,8 @@ def test_data_lies_on_the_disk(operation: int, sector: int, expected: int) -> No
 
 @pytest.mark.parametrize(("sector", "count", "expected"), [
     (0, CAPACITY, OKAY), (0, CAPACITY + 1, ERROR), (CAPACITY, 0, OKAY), (CAPACITY + 1, 0, ERROR),
-    (5, 0, OKAY), (CAPACITY, 1, ERROR), (1, (1 << 64) - 1, ERROR), ((1 << 64) - 1, 2, ERROR), (1 << 63, 1 << 63, ERROR)])
+    (5, 0, OKAY), (CAPACITY, 1, ERROR), (1, (1 << 64) - 1, ERROR), ((1 << 64) - 1, 2, ERROR),
+    (1 << 63, 1 << 63, ERROR)])
 def test_a_discard_lies_on_the_disk_and_its_end_does_not_wrap(sector: int, count: int, expected: int) -> None:
     assert status(DISCARD, sector, (), nr_sectors=count) == expected
 

@@ -88,3 +88,4 @@ cdef bint front_final_check(front_ring *ring) noexcept nogil
 
 # A ring.Request of the Python face as the struct; ValueError, OverflowError, TypeError if it does not fit.
 cdef void request_from_python(xenvbd_request *out, object request) except *
+cdef object request_to_python(const xenvbd_request *request)

@@ -291,8 +291,8 @@ cdef void request_from_python(xenvbd_request *out, object request) except *:
             out.u.seg[i].gref, out.u.seg[i].first_sect, out.u.seg[i].last_sect = gref, first, last
 
 
-cdef object request_to_python(const xenvbd_request *r):
-    """The Request that *r is."""
+cdef object request_to_python(const xenvbd_request *request):
+    cdef const xenvbd_request *r = request
     segments, grefs, nr_sectors = (), (), 0
     if r.operation == BLKIF_OP_DISCARD:
         nr_sectors = r.u.nr_sectors

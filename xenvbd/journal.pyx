@@ -1,0 +1,175 @@
+"""Making, opening and looking into the in-flight journal of a ring.
+
+It is a file on tmpfs, mapped, so that it outlives the worker; without a descriptor it is private memory, and
+the ring cannot be adopted.
+"""
+import errno
+import os
+from collections import namedtuple
+
+from libc.errno cimport errno as c_errno
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset, strncmp
+
+from xenvbd.errors import ProtocolError
+from xenvbd.ring cimport request_to_python
+
+cdef extern from "sys/mman.h" nogil:
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
+    void *MAP_FAILED
+    void *mmap(void *address, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *address, size_t length)
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+Identity = namedtuple("Identity", "domid devid queue evtchn abi ring_refs image_dev image_ino capacity",
+                      defaults=(0, 0, 0))
+Identity.__doc__ = """What a journal belongs to: two journals with the same identity are of the same ring.
+
+abi is a number of enum xenvbd_abi; evtchn the frontend's port; capacity in 512-byte sectors."""
+
+Pending = namedtuple("Pending", "idx answered rsp_idx request")
+Pending.__doc__ = """A slot in use: its ring index, whether a response stands at rsp_idx, a ring.Request."""
+
+
+def boot_id():
+    """The kernel's random name for this boot, as bytes."""
+    with open(BOOT_ID, "rb") as file:
+        return file.read().strip()
+
+
+cdef size_t size_of(uint32_t entries):
+    return XENVBD_JOURNAL_HEADER_SIZE + <size_t>entries * sizeof(xenvbd_journal_slot)
+
+
+cdef class Journal:
+    """Use Journal.create() or .open().  The mapping ends with the object; the descriptor is not kept."""
+
+    def __init__(self):
+        raise TypeError("use Journal.create() or Journal.open()")
+
+    def __dealloc__(self):
+        free(self.c.free)
+        if self.c.header != NULL:
+            munmap(self.c.header, self.length)
+
+    @staticmethod
+    def create(fd, identity, uint32_t entries, uint32_t index=0):
+        """A fresh journal for a ring of so many entries that starts at index.
+
+        fd: a file, which is sized and overwritten; None: private memory.  Raises OSError (ENOSPC: no room on
+        tmpfs, found here and not as SIGBUS later)."""
+        cdef Journal self = Journal.__new__(Journal)
+        if fd is not None:
+            os.ftruncate(fd, 0)
+            os.posix_fallocate(fd, 0, size_of(entries))
+        map_journal(self, fd, entries)
+        write_header(self.c.header, identity, entries, index)
+        list_free_slots(self, entries)
+        # Last: a file without it is no journal.
+        self.c.header.magic = XENVBD_JOURNAL_MAGIC
+        return self
+
+    @staticmethod
+    def open(fd, identity, uint32_t entries):
+        """An earlier worker's journal of this very ring.  ProtocolError(ESTALE): it is another's."""
+        cdef Journal self = Journal.__new__(Journal)
+        cdef xenvbd_journal_header expected
+        if os.fstat(fd).st_size < size_of(entries):
+            raise ProtocolError(errno.ESTALE, "the journal is shorter than its ring needs")
+        map_journal(self, fd, entries)
+        write_header(&expected, identity, entries, 0)
+        mismatch = first_difference(self.c.header, &expected)
+        if mismatch:
+            raise ProtocolError(errno.ESTALE, f"the journal is not this ring's: {mismatch} differs")
+        list_free_slots(self, entries)
+        return self
+
+    @property
+    def failed(self):
+        """A flush failed: nothing may be answered any more."""
+        return bool(self.c.header.failed)
+
+    @property
+    def req_cons(self):
+        """Requests below this ring index were consumed."""
+        return self.c.header.req_cons
+
+    @property
+    def rsp_prod(self):
+        """Responses below this ring index were published, or are being published."""
+        return self.c.header.rsp_prod
+
+    def pending(self):
+        """The slots in use, by ring index: [Pending]."""
+        cdef xenvbd_journal_slot *slot
+        cdef uint32_t i
+        found = []
+        for i in range(self.c.header.nr_slots):
+            slot = &self.c.slots[i]
+            if slot.valid:
+                request = request_to_python(&slot.request)
+                found.append(Pending(slot.idx, bool(slot.answered), slot.rsp_idx, request))
+        return sorted(found, key=lambda p: (p.idx - self.c.header.rsp_prod) % (1 << 32))
+
+
+cdef void map_journal(Journal self, object fd, uint32_t entries) except *:
+    """Map the file, or private memory."""
+    cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS if fd is None else MAP_SHARED
+    cdef int file = -1 if fd is None else fd
+    cdef void *memory = mmap(NULL, size_of(entries), PROT_READ | PROT_WRITE, flags, file, 0)
+    if memory == MAP_FAILED:
+        raise OSError(c_errno, f"cannot map the journal: {os.strerror(c_errno)}")
+    self.length = size_of(entries)
+    self.c.header = <xenvbd_journal_header *>memory
+    self.c.slots = <xenvbd_journal_slot *>(<char *>memory + XENVBD_JOURNAL_HEADER_SIZE)
+
+
+cdef void list_free_slots(Journal self, uint32_t entries) except *:
+    """The stack of free slots is not kept in the file: it is what the valid marks say."""
+    cdef uint32_t i
+    self.c.free = <uint32_t *>calloc(entries, sizeof(uint32_t))
+    if self.c.free == NULL:
+        raise MemoryError()
+    for i in range(entries):
+        if not self.c.slots[entries - 1 - i].valid:
+            self.c.free[self.c.nr_free] = entries - 1 - i
+            self.c.nr_free += 1
+
+
+cdef void write_header(xenvbd_journal_header *header, identity, uint32_t entries, uint32_t index) except *:
+    """Everything but the magic."""
+    cdef bytes boot = boot_id()
+    memset(header, 0, sizeof(header[0]))
+    if not 1 <= len(identity.ring_refs) <= XENVBD_MAX_RING_PAGES:
+        raise ValueError("a ring has 1 to 16 pages")
+    memcpy(header.boot_id, <char *>boot, min(<size_t>len(boot), sizeof(header.boot_id) - 1))
+    header.version, header.nr_slots = XENVBD_JOURNAL_VERSION, entries
+    header.domid, header.devid, header.queue = identity.domid, identity.devid, identity.queue
+    header.evtchn, header.abi, header.ring_pages = identity.evtchn, identity.abi, len(identity.ring_refs)
+    for i, gref in enumerate(identity.ring_refs):
+        header.ring_ref[i] = gref
+    header.image_dev, header.image_ino = identity.image_dev, identity.image_ino
+    header.capacity = identity.capacity
+    header.req_cons = header.rsp_prod = index
+
+
+cdef str first_difference(const xenvbd_journal_header *a, const xenvbd_journal_header *b):
+    """The name of the first thing about two headers that differs, or ""; the capacity may have grown."""
+    cdef uint32_t i
+    if a.magic != XENVBD_JOURNAL_MAGIC:
+        return "magic"
+    if a.version != b.version:
+        return "version"
+    if strncmp(a.boot_id, b.boot_id, sizeof(a.boot_id)):
+        return "boot"
+    if a.domid != b.domid or a.devid != b.devid or a.queue != b.queue:
+        return "device"
+    if a.nr_slots != b.nr_slots or a.abi != b.abi or a.evtchn != b.evtchn or a.ring_pages != b.ring_pages:
+        return "ring"
+    for i in range(b.ring_pages):
+        if a.ring_ref[i] != b.ring_ref[i]:
+            return "ring-ref"
+    if a.image_dev != b.image_dev or a.image_ino != b.image_ino:
+        return "image"
+    return ""
