@@ -30,7 +30,7 @@ DIRECTIVES = {
 # C sources and libraries of the modules that have any: module -> (sources, libraries)
 NATIVE: dict[str, tuple[list[str], list[str]]] = {
     "xenvbd.hv.xen": ([], ["xenevtchn", "xengnttab"]),
-    "xenvbd.hv.sim": (["xenvbd/hv/machine.c"], []),
+    "xenvbd.hv.sim": (sorted(str(p.relative_to(HERE)) for p in (HERE / "xenvbd/hv").glob("machine*.c")), []),
     "xenvbd.disk.uring": ([], ["uring"]),
 }
 
@@ -51,7 +51,7 @@ def extension(path: Path) -> Extension:
         define_macros=MACROS + ([("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
         extra_compile_args=compile_args,
         extra_link_args=link_args,
-        depends=[str(p.relative_to(HERE)) for p in (HERE / "include").rglob("*.h")],
+        depends=[str(p.relative_to(HERE)) for p in [*(HERE / "include").rglob("*.h"), *(HERE / "xenvbd").rglob("*.h")]],
     )
 
 

@@ -57,7 +57,10 @@ uint32_t xenvbd_machine_domain_serial(struct xenvbd_machine *machine, int domid)
 /* The lowest domid above `after` (start with -1); -ENOENT: there is none. */
 int xenvbd_machine_next_domain(struct xenvbd_machine *machine, int after);
 
-/* -- Looking at it (these clean up after dead processes first, where it matters) --------------------------- */
+/* -- Looking at it ----------------------------------------------------------------------------------------- */
+
+/* Clean up after dead processes now; what follows then shows the world without them. */
+void xenvbd_machine_reap(struct xenvbd_machine *machine);
 
 enum xenvbd_port_state { XENVBD_PORT_FREE, XENVBD_PORT_UNBOUND, XENVBD_PORT_INTERDOMAIN };
 
@@ -70,6 +73,7 @@ struct xenvbd_port_info {
 
 /* -ESRCH: no such domain.  -EINVAL: no such port. */
 int xenvbd_machine_port(struct xenvbd_machine *machine, int domid, uint32_t port, struct xenvbd_port_info *info);
+int xenvbd_machine_last_port(struct xenvbd_machine *machine, int domid);        /* none above it was ever in use */
 
 struct xenvbd_grant_info {
     int allocated;              /* the gref is in use, granted or revoked */
@@ -82,7 +86,7 @@ struct xenvbd_grant_info {
 /* -ESRCH: no such domain.  -EINVAL: no such gref. */
 int xenvbd_machine_grant_info(struct xenvbd_machine *machine, int domid, uint32_t gref,
                               struct xenvbd_grant_info *info);
-int xenvbd_machine_last_gref(struct xenvbd_machine *machine, int domid);        /* none above it was ever used */
+int xenvbd_machine_last_gref(struct xenvbd_machine *machine, int domid);        /* none above it was ever in use */
 
 struct xenvbd_mapping_info {
     pid_t pid;                  /* of the process that has it mapped */

@@ -16,24 +16,33 @@ cdef class Pages:
     cdef readonly uint32_t count
     cdef readonly bint writable
     cdef Py_ssize_t _views
-    cdef _need(self)
+    cdef object __weakref__
+
+    # 0 or a negative errno; -EBUSY: a memoryview of them is in use.  Doing it again does nothing.
+    cdef int c_release(self) noexcept nogil
+
+
+cdef class Handle:
+    """An open handle: what GrantTable and GrantSharer have in common."""
+    cdef Hypervisor _hypervisor
+    cdef void *_handle
+    cdef object _live                   # weak set of the Pages that came from it
+
+    cdef int c_close(self) noexcept nogil
 
 
 cdef class Mapping(Pages):
     """Pages of another domain, mapped; unmap() or the end of the with block gives them back."""
     cdef GrantTable _table
 
-    cdef int c_unmap(self) noexcept nogil
 
-
-cdef class GrantTable:
+cdef class GrantTable(Handle):
     """One open handle of the mapping and copying side; it belongs to one thread."""
-    cdef Hypervisor _hypervisor
-    cdef void *_handle
 
     cpdef Mapping map(self, uint32_t domid, refs, bint writable=*)
     # One call for all segments.  0 says nothing about any of them: look at each status.
     cdef int copy(self, xengnttab_grant_copy_segment_t *segments, uint32_t count) noexcept nogil
+    cdef int _copy_one(self, xengnttab_grant_copy_segment_t *segment) except? -1
 
 
 cdef class Shared(Pages):
@@ -42,10 +51,8 @@ cdef class Shared(Pages):
     cdef readonly tuple refs
 
 
-cdef class GrantSharer:
+cdef class GrantSharer(Handle):
     """One open handle of the sharing side (xengntshr): what a frontend does."""
-    cdef Hypervisor _hypervisor
-    cdef void *_handle
 
     cpdef Shared share(self, uint32_t domid, uint32_t count, bint writable=*)
 

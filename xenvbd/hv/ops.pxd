@@ -29,28 +29,30 @@ cdef extern from "xen/grant_table.h" nogil:
 
 cdef extern from "xenvbd/hypervisor.h" nogil:
     struct xenvbd_evtchn_ops:
-        int (*open)(void *machine, void **handle)
-        int (*close)(void *handle)
-        int (*fd)(void *handle)
-        int (*restrict_domid)(void *handle, uint32_t domid)
-        int (*bind_unbound)(void *handle, uint32_t remote_domid)
-        int (*bind_interdomain)(void *handle, uint32_t remote_domid, uint32_t remote_port)
-        int (*unbind)(void *handle, uint32_t port)
-        int (*notify)(void *handle, uint32_t port)
-        int (*pending)(void *handle)
-        int (*unmask)(void *handle, uint32_t port)
+        int (*open)(void *machine, void **handle) noexcept nogil
+        int (*close)(void *handle) noexcept nogil
+        int (*fd)(void *handle) noexcept nogil
+        int (*restrict_domid)(void *handle, uint32_t domid) noexcept nogil
+        int (*bind_unbound)(void *handle, uint32_t remote_domid) noexcept nogil
+        int (*bind_interdomain)(void *handle, uint32_t remote_domid, uint32_t remote_port) noexcept nogil
+        int (*unbind)(void *handle, uint32_t port) noexcept nogil
+        int (*notify)(void *handle, uint32_t port) noexcept nogil
+        int (*pending)(void *handle) noexcept nogil
+        int (*unmask)(void *handle, uint32_t port) noexcept nogil
     struct xenvbd_gnttab_ops:
-        int (*open)(void *machine, void **handle)
-        int (*close)(void *handle)
-        int (*set_max_grants)(void *handle, uint32_t count)
-        int (*map)(void *handle, uint32_t domid, const uint32_t *refs, uint32_t count, int prot, void **address)
-        int (*unmap)(void *handle, void *address, uint32_t count)
-        int (*copy)(void *handle, xengnttab_grant_copy_segment_t *segments, uint32_t count)
+        int (*open)(void *machine, void **handle) noexcept nogil
+        int (*close)(void *handle) noexcept nogil
+        int (*set_max_grants)(void *handle, uint32_t count) noexcept nogil
+        int (*map)(void *handle, uint32_t domid, const uint32_t *refs, uint32_t count, int prot,
+                   void **address) noexcept nogil
+        int (*unmap)(void *handle, void *address, uint32_t count) noexcept nogil
+        int (*copy)(void *handle, xengnttab_grant_copy_segment_t *segments, uint32_t count) noexcept nogil
     struct xenvbd_gntshr_ops:
-        int (*open)(void *machine, void **handle)
-        int (*close)(void *handle)
-        int (*share)(void *handle, uint32_t domid, uint32_t count, uint32_t *refs, int writable, void **address)
-        int (*unshare)(void *handle, void *address, uint32_t count)
+        int (*open)(void *machine, void **handle) noexcept nogil
+        int (*close)(void *handle) noexcept nogil
+        int (*share)(void *handle, uint32_t domid, uint32_t count, uint32_t *refs, int writable,
+                     void **address) noexcept nogil
+        int (*unshare)(void *handle, void *address, uint32_t count) noexcept nogil
     struct xenvbd_hypervisor:
         const xenvbd_evtchn_ops *evtchn
         const xenvbd_gnttab_ops *gnttab

@@ -1,0 +1,104 @@
+"""Event channels: the owned handle.  The only caller of the event-channel table."""
+from libc.errno cimport EAGAIN, EBADF
+
+from xenvbd.errors import check
+
+
+cdef class EventChannels:
+
+    def __cinit__(self, Hypervisor hypervisor not None):
+        """Open a handle.  Raises HypervisorError."""
+        cdef int rc
+        self._hypervisor = hypervisor
+        with nogil:
+            rc = hypervisor.c.evtchn.open(hypervisor.c.machine, &self._handle)
+        check(rc, "open event channels")
+
+    def __dealloc__(self):
+        self.c_close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    # -- The data path
+
+    cdef int c_fd(self) noexcept nogil:
+        return self._hypervisor.c.evtchn.fd(self._handle) if self._handle else -EBADF
+
+    cdef int c_restrict_domid(self, uint32_t domid) noexcept nogil:
+        return self._hypervisor.c.evtchn.restrict_domid(self._handle, domid) if self._handle else -EBADF
+
+    cdef int c_bind_unbound(self, uint32_t domid) noexcept nogil:
+        return self._hypervisor.c.evtchn.bind_unbound(self._handle, domid) if self._handle else -EBADF
+
+    cdef int c_bind_interdomain(self, uint32_t domid, uint32_t port) noexcept nogil:
+        return self._hypervisor.c.evtchn.bind_interdomain(self._handle, domid, port) if self._handle else -EBADF
+
+    cdef int c_unbind(self, uint32_t port) noexcept nogil:
+        return self._hypervisor.c.evtchn.unbind(self._handle, port) if self._handle else -EBADF
+
+    cdef int c_notify(self, uint32_t port) noexcept nogil:
+        return self._hypervisor.c.evtchn.notify(self._handle, port) if self._handle else -EBADF
+
+    cdef int c_pending(self) noexcept nogil:
+        return self._hypervisor.c.evtchn.pending(self._handle) if self._handle else -EBADF
+
+    cdef int c_unmask(self, uint32_t port) noexcept nogil:
+        return self._hypervisor.c.evtchn.unmask(self._handle, port) if self._handle else -EBADF
+
+    cdef int c_close(self) noexcept nogil:
+        cdef void *handle = self._handle
+        self._handle = NULL
+        return self._hypervisor.c.evtchn.close(handle) if handle else 0
+
+    # -- Python
+
+    def fileno(self) -> int:
+        """The descriptor that is readable while a port is pending."""
+        return check(self.c_fd(), "event channels")
+
+    def restrict_domid(self, uint32_t domid) -> None:
+        """From now on bind only to that domain's ports.  EACCES: it is restricted already."""
+        check(self.c_restrict_domid(domid), f"restrict event channels to domain {domid}")
+
+    def bind_unbound(self, uint32_t domid) -> int:
+        """A new port, for that domain to bind to."""
+        cdef int rc
+        with nogil:
+            rc = self.c_bind_unbound(domid)
+        return check(rc, f"allocate an event channel for domain {domid}")
+
+    def bind_interdomain(self, uint32_t domid, uint32_t port) -> int:
+        """A new port bound to that domain's unbound one; it is pending at once.  EINVAL: that one is not for us."""
+        cdef int rc
+        with nogil:
+            rc = self.c_bind_interdomain(domid, port)
+        return check(rc, f"bind to event channel {port} of domain {domid}")
+
+    def unbind(self, uint32_t port) -> None:
+        """Close one of our ports; the other end becomes unbound.  ENOTCONN: not ours."""
+        cdef int rc
+        with nogil:
+            rc = self.c_unbind(port)
+        check(rc, f"unbind event channel {port}")
+
+    def notify(self, uint32_t port) -> None:
+        """Make the other end pending.  Nothing happens if there is none.  ENOTCONN: not our port."""
+        check(self.c_notify(port), f"notify event channel {port}")
+
+    def pending(self) -> int | None:
+        """A pending port of ours, masked from now on until unmask(); None: there is none.  Never blocks."""
+        cdef int port = self.c_pending()
+        return None if port == -EAGAIN else check(port, "pending event channels")
+
+    def unmask(self, uint32_t port) -> None:
+        """Let the port become pending again; at once if it was notified meanwhile."""
+        check(self.c_unmask(port), f"unmask event channel {port}")
+
+    def close(self) -> None:
+        """Close the handle and every port bound through it.  Doing it again does nothing."""
+        with nogil:
+            self.c_close()
