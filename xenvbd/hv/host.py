@@ -29,7 +29,7 @@ def open(domid: int) -> Hypervisor:
 
 
 def store_path() -> str:
-    """Where xenstore is reached: xenstored's socket where it runs in this domain, else the kernel's device."""
+    """Where xenstore is reached: xenstored's socket if it runs in this domain, else the kernel's device."""
     return next((path for path in STORES if os.path.exists(path)), STORES[1])
 
 

@@ -1,0 +1,5 @@
+# What Python sees of ops.pyx.
+class Hypervisor:
+    spec: str
+    domid: int
+    store_path: str
