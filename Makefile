@@ -1,31 +1,40 @@
 # The README's commands.  `make demo` and `make test` do everything on a fresh Debian bookworm machine, as root.
 PYTHON := .venv/bin/python
-SOURCES := $(shell find xenvbd include -name '*.py[xd]' -o -name '*.[ch]')
+# Whatever the extension modules are made of: they are compiled again when one of these changes.
+SOURCES := $(shell find xenvbd include -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.[ch]')
+# What `make demo` and `make bench` do, for those who want something else.
+DEMO := --guests 2 --seconds 5
+BENCH :=
 
 .PHONY: help setup build build-debian demo test lint bench coverage clean
 
 help:
-	@echo "make demo    install what is needed, build, and run a disk on the simulated machine"
-	@echo "make test    all tests that need no hypervisor"
-	@echo "make lint    ruff, mypy, cython-lint"
-	@echo "make bench   xenvbd beside fio on the same file, as a ratio"
+	@echo "make demo      install what is needed, build, and run two disks on the simulated machine, every byte checked"
+	@echo "make test      all tests that need no hypervisor"
+	@echo "make lint      ruff, mypy, cython-lint"
+	@echo "make bench     xenvbd beside fio on the same file, as a ratio"
 	@echo "make coverage  line coverage of the Python and the Cython layers"
-	@echo "make clean   remove everything that was built"
+	@echo "make build     compile the Cython modules in place; make build-debian: with Debian's Cython, in build/debian"
+	@echo "make clean     remove everything that was built"
 
 setup:
 	@scripts/setup-dev
 
 build: setup build/.built
 
-build/.built: $(SOURCES) setup.py pyproject.toml
+build/.built: $(SOURCES) setup.py pyproject.toml scripts/requirements-dev.txt
 	@mkdir -p build
 	@echo "build: compiling the Cython modules"
 	@$(PYTHON) setup.py -q build_ext --inplace
 	@touch $@
 
 # The same sources with Debian's Cython and setuptools, out of the tree.
-build-debian:
-	PATH=/usr/bin:/bin /usr/bin/python3 setup.py -q build_ext --build-lib build/debian --build-temp build/debian-temp
+build-debian: setup
+	@echo "build-debian: compiling with Debian's Cython into build/debian"
+	@PATH=/usr/bin:/bin /usr/bin/python3 setup.py -q build_ext --build-lib build/debian --build-temp build/debian-temp
+
+demo: build
+	@scripts/demo $(DEMO)
 
 test: build
 	$(PYTHON) -m pytest -q
@@ -33,8 +42,15 @@ test: build
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/cython-lint xenvbd
+	PATH=$(CURDIR)/.venv/bin:$$PATH cython-lint xenvbd
+
+bench: build
+	@$(PYTHON) scripts/bench-fio $(BENCH)
+
+coverage: setup
+	@scripts/coverage
 
 clean:
 	rm -rf build dist .venv *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage* htmlcov
 	find xenvbd -name '*.so' -delete
+	find xenvbd tests -name __pycache__ -prune -exec rm -rf {} +
