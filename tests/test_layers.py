@@ -1,4 +1,6 @@
-"""The house's rule: a module imports only from lower layers.  The table is docs/architecture.md's."""
+"""The house's rule: a module imports only from lower layers, or from what stands before it in its own row.
+
+The rows are those of the table in docs/architecture.md."""
 import re
 from pathlib import Path
 
@@ -6,19 +8,11 @@ import pytest
 
 TOP = Path(__file__).parent.parent
 PACKAGE = TOP / "xenvbd"
+ROW = re.compile(r"^\| (\d) \| ([\w ]+) \|", re.M)
 
-# Layer of each module; a package's name stands for all in it.  Modules of one package may import each other.
-LAYERS = {
-    0: ["errors", "vdev", "target", "units", "trace", "loop"],
-    1: ["ring", "hv", "store", "store_sim", "wire", "runtime", "stats"],
-    2: ["disk", "request", "journal", "xenbus", "features"],
-    3: ["dataplane", "frontend"],
-    4: ["worker", "workers", "device"],
-    5: ["backend", "config", "control"],
-    6: ["service"],
-    7: ["cli"],
-}
-LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+# Layer of each module and its place there; a package's name stands for all in it.
+LAYER = {name: (int(layer), place) for layer, names in ROW.findall((TOP / "docs/architecture.md").read_text())
+         for place, name in enumerate(names.split())}
 
 IMPORT = re.compile(
     r"^\s*(?:from\s+xenvbd(?:\.(?P<mod>\w+)[\w.]*)?\s+c?import\s+(?P<names>\([^)]*\)|[^\n]*)"
@@ -26,7 +20,7 @@ IMPORT = re.compile(
 
 
 def room(path: Path) -> str:
-    """The name in LAYERS that a file belongs to."""
+    """The name in the table that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].split(".")[0]
 
 
@@ -41,17 +35,23 @@ def imported(text: str) -> set[str]:
     return rooms
 
 
-SOURCES = sorted(p for p in PACKAGE.rglob("*.py*") if p.suffix in (".py", ".pyx", ".pxd") and p.parent != PACKAGE
-                 or p.parent == PACKAGE and p.suffix in (".py", ".pyx", ".pxd") and p.stem != "__init__")
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py*") if p.suffix in (".py", ".pyi", ".pyx", ".pxd")
+                 and not (p.parent == PACKAGE and p.stem == "__init__"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_lower_layers(path: Path) -> None:
     own = room(path)
-    assert own in LAYER, f"{own} is in no layer: add it to docs/architecture.md and to LAYERS"
+    assert own in LAYER, f"{own} is in no layer: add it to the table of docs/architecture.md"
     for other in imported(path.read_text()) - {own, "__version__"}:
         assert other in LAYER, f"{path.name} imports {other}, which is in no layer"
-        assert LAYER[other] < LAYER[own], f"{path.name} (layer {LAYER[own]}) imports {other} (layer {LAYER[other]})"
+        assert LAYER[other] < LAYER[own], f"{own} (layer {LAYER[own][0]}) imports {other} (layer {LAYER[other][0]})"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_by_full_names(path: Path) -> None:
+    relative = re.findall(r"^\s*from\s+\.[\w.]*\s+c?import.*", path.read_text(), re.M)
+    assert not relative, "say from xenvbd.x import y: the test of the layers reads that"
 
 
 def test_every_source_file_says_in_its_first_lines_what_it_is_for() -> None:
