@@ -20,7 +20,7 @@ cdef struct disk_op:
     uint8_t opcode
     uint8_t flags
     uint16_t nr_iov
-    int result              # filled by the engine: 0 or a negative errno; all of length was done, or it failed
+    int result              # filled by the engine: 0, and all of length was done, or a negative errno
     uint64_t offset         # bytes; READ, WRITE, DISCARD
     uint64_t length         # bytes; the sum of the iovecs for READ and WRITE
     iovec *iov              # not changed by the engine
@@ -47,7 +47,7 @@ cdef class DiskQueue:
 
 cdef class Disk:
     """An open target.  size is in bytes; block sizes are powers of two; alignment is what offset, length and
-    memory of an operation must be multiples of for the engine to take it (512 or more with O_DIRECT, else 1)."""
+    memory of an operation must be multiples of for the engine (512 or more with O_DIRECT, else 1)."""
     cdef readonly str target
     cdef readonly str engine
     cdef readonly uint64_t size

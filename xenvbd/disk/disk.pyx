@@ -53,4 +53,4 @@ cdef class Disk:
         raise NotImplementedError(type(self).__name__)
 
     cpdef close(self):
-        """Close the target.  Every queue must be detached.  The image's lock goes with the last descriptor."""
+        """Close the target; every queue must be detached.  The image's lock goes with its descriptor."""

@@ -28,7 +28,7 @@ def set_direct(fd: int, path: str, wanted: bool | None, logical_block_size: int)
     The alignment that I/O then needs, 1 for buffered.  Raises TargetError where True is wanted in vain."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if wanted is not False:
-        alignment = _direct_alignment(fd, flags)
+        alignment = 0 if _is_memory(fd) else _direct_alignment(fd, flags)
         if 1 < alignment <= logical_block_size:
             return alignment
         if wanted:
@@ -61,6 +61,12 @@ def device_user(rdev: int) -> str:
     holders = Path(f"/sys/dev/block/{number}/holders")
     names = sorted(entry.name for entry in holders.iterdir()) if holders.is_dir() else []
     return f"part of {', '.join(names)}" if names else "another process has it for itself (swap, LVM, RAID)"
+
+
+def _is_memory(fd: int) -> bool:
+    """tmpfs takes O_DIRECT since Linux 6.6, and ignores it."""
+    return (stat.S_ISREG(os.fstat(fd).st_mode)
+            and kernel.file_system(fd) in (kernel.TMPFS_MAGIC, kernel.RAMFS_MAGIC))
 
 
 def _direct_alignment(fd: int, flags: int) -> int:

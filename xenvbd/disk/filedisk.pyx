@@ -26,7 +26,7 @@ cdef class FileDisk(Disk):
             os.close(self.fd)
 
     cpdef close(self):
-        """Close the descriptor.  Raises OSError (EBUSY) while a queue is attached: a number that is used again
+        """Close the descriptor.  Raises OSError (EBUSY) while a queue is attached: a number that is reused
         would send a guest's write into another file."""
         if load32(&self.attached) > 0:
             raise OSError(errno.EBUSY, "a queue is still attached", self.target)

@@ -15,6 +15,9 @@ AT_EMPTY_PATH = 0x1000
 STATX_DIOALIGN = 0x2000
 STATX_SIZE, STATX_MASK_AT, STATX_DIO_AT = 256, 0, 152
 
+STATFS_SIZE = 256               # struct statfs has 120 bytes
+TMPFS_MAGIC, RAMFS_MAGIC = 0x01021994, 0x858458F6
+
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 
 BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
@@ -45,6 +48,14 @@ def direct_alignment(fd: int) -> tuple[int, int] | None:
     (mask,) = struct.unpack_from("I", buffer, STATX_MASK_AT)
     memory, offset = struct.unpack_from("II", buffer, STATX_DIO_AT)
     return (memory, offset) if mask & STATX_DIOALIGN else None
+
+
+def file_system(fd: int) -> int:
+    """The magic number of the file system (linux/magic.h); of a device, that of its node's."""
+    buffer = ctypes.create_string_buffer(STATFS_SIZE)
+    _check(_libc.fstatfs(fd, buffer))
+    (magic,) = struct.unpack_from("l", buffer)
+    return int(magic)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

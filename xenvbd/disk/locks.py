@@ -81,7 +81,7 @@ def _lock_lines(pid: int) -> Iterator[str]:
 
 
 def _is_ours(line: str, inode: int) -> bool:
-    """Whether a line such as "lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:17 START END" is of this file and of us."""
+    """Whether a line such as "lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:17 START END" is ours, of this file."""
     words = line.split()
     if len(words) < 9 or words[2] != "OFDLCK":
         return False

@@ -1,4 +1,4 @@
-"""The null engine (null:SIZE): reads give zeros, writes vanish.  What is left is the cost of everything else."""
+"""The null engine (null:SIZE): reads give zeros, writes vanish.  What remains is the cost of all else."""
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 

@@ -10,12 +10,13 @@ from xenvbd.disk.image import Image, inspect, open_image
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.disk.null import NullDisk
 from xenvbd.disk.threads import ThreadsDisk
+from xenvbd.disk.uring import UringDisk, unavailable
 from xenvbd.errors import PropertyError, TargetError
 
 if TYPE_CHECKING:
     from xenvbd.target import Target
 
-FILE_ENGINES = {"threads": ThreadsDisk}
+FILE_ENGINES = {"uring": UringDisk, "threads": ThreadsDisk}
 SIZED_ENGINES = {"memory": MemoryDisk, "null": NullDisk}
 SIZED_SCHEMES = {"mem": "memory", "null": "null"}
 
@@ -47,10 +48,13 @@ def _choose(target: Target, engine: str) -> str:
             raise PropertyError(errno.EINVAL, f"engine={engine} does not fit {target}: it is its own engine")
         return own
     if engine == "auto":
-        return "threads"
+        return "threads" if unavailable() else "uring"
     if engine not in FILE_ENGINES:
         raise PropertyError(errno.EINVAL, f"engine={engine} is not known for {target}: "
                             f"expected auto, {' or '.join(FILE_ENGINES)}")
+    if engine == "uring" and (code := unavailable()):
+        raise TargetError(code, f"engine=uring does not work here: {os.strerror(code)} (see the sysctl "
+                          "kernel.io_uring_disabled); use engine=threads")
     return engine
 
 

@@ -108,7 +108,7 @@ cdef class Session:
 
     def submit(self, str op, uint64_t offset=0, what=0, *, segments=1, bint fua=False, size_t skew=0):
         """Submit; the slot's number.  what: data to write, or a length.  segments: an even split into so many
-        iovecs, or their lengths.  skew: bytes that the memory starts past a page.  Starts nothing: see reap()."""
+        iovecs, or their lengths.  skew: bytes that the memory starts past a page.  See reap()."""
         cdef int slot = self.free_slots.pop()
         cdef disk_op *item = &self.ops[slot]
         cdef char *memory = self.memory + slot * self.slot_bytes + skew
@@ -139,7 +139,7 @@ cdef class Session:
             memory += <size_t>length
 
     def reap(self, double timeout=0):
-        """Finished operations: {slot: 0 or a negative errno}.  Waits up to timeout seconds for the first one."""
+        """Finished operations: {slot: 0 or a negative errno}.  Waits timeout seconds for the first."""
         done = self._reap()
         deadline = time.monotonic() + timeout
         while not done and (left := deadline - time.monotonic()) > 0:
@@ -192,9 +192,9 @@ cdef class Session:
 
     def load(self, double seconds, *, size_t block=4096, unsigned depth=0, str op="read", unsigned chunk=0,
              uint64_t seed=1):
-        """Random operations of one block each, depth in flight, without the GIL; nothing else may be in flight.
+        """Random operations of one block each, depth in flight, without the GIL and with nothing besides.
 
-        chunk: submissions before each enter(); 0 means all.  A dict: ops, errors, seconds, cpu_seconds, calls."""
+        chunk: submissions before each enter(), 0: all.  A dict: ops, errors, seconds, cpu_seconds, calls."""
         cdef load_state state
         memset(&state, 0, sizeof(state))
         state.depth = depth or self.depth

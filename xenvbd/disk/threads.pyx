@@ -1,7 +1,5 @@
 """The threads engine: a small pool of threads a queue, for hosts that have no io_uring or forbid it."""
-import os
-
-from libc.errno cimport ENOMEM
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from xenvbd.disk.atomics cimport add32
@@ -46,8 +44,6 @@ cdef extern from "unistd.h" nogil:
     ssize_t read(int fd, void *into, size_t length)
     ssize_t write(int fd, const void *source, size_t length)
     int close(int fd)
-
-from libc.errno cimport errno
 
 cdef enum:
     MOST_THREADS = 16
@@ -124,7 +120,7 @@ cdef void *work(void *argument) noexcept nogil:
 
 
 cdef int start_threads(pool *self, int count) noexcept nogil:
-    """Signals stay with the threads of Python.  0 or a negative errno; fewer threads than asked for will do."""
+    """Signals stay with Python's threads.  0 or a negative errno; fewer threads than asked for will do."""
     cdef sigset_t all, before
     cdef int rc = 0
     sigfillset(&all)

@@ -50,7 +50,7 @@ cdef int admit(Disk disk, disk_op *op) noexcept nogil:
 
 
 cdef void next_attempt(disk_op *op, attempt *call) noexcept nogil:
-    """What is left to ask for.  Inside an iovec only its rest, so that the caller's vector can stay as it is."""
+    """What is left to ask for.  Inside an iovec only its rest, so the caller's vector can stay as it is."""
     cdef uint64_t skip = op.done
     cdef int i = 0
     call.offset = op.offset + op.done

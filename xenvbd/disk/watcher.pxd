@@ -39,7 +39,7 @@ cdef inline int watcher_add(watcher *self, int fd, uint32_t tag) noexcept nogil:
 
 
 cdef inline int watcher_wait(watcher *self, int64_t timeout_ns, uint32_t *ready) noexcept nogil:
-    """Wait until a watched or the own descriptor is readable.  1 if the own one is, 0 if not, or a negative errno."""
+    """Wait for a watched or the own descriptor.  1: the own one is readable, 0: not, or a negative errno."""
     cdef timespec span
     cdef int i, n
     ready[0] = 0

@@ -1,0 +1,362 @@
+"""The uring engine: an io_uring a queue, with the file and the queue's memory registered.
+
+SQEs are gathered by submit() and go to the kernel with enter() or sleep(), one system call for all of them.
+A watched descriptor is a one-shot poll that the next sleep() arms again, in the same system call: that makes
+it level triggered, which a multishot poll is not, and no event is posted while nobody sleeps.
+"""
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOSYS, ETIME
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from xenvbd.disk.atomics cimport add32
+from xenvbd.disk.disk cimport (DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_READ, DISK_WRITE, DiskQueue, disk_op,
+                               iovec)
+from xenvbd.disk.filedisk cimport FileDisk
+from xenvbd.disk.liburing cimport *
+from xenvbd.disk.nowait cimport inline_reads, inline_writes
+from xenvbd.disk.oplist cimport op_list, ops_pop, ops_push, ops_take
+from xenvbd.disk.transfer cimport DISCARDS_IN_FLIGHT, account, admit, attempt, next_attempt, perform
+
+cdef extern from "poll.h" nogil:
+    int POLLIN
+
+cdef extern from "sys/uio.h" nogil:
+    int RWF_DSYNC
+
+cdef extern from "fcntl.h" nogil:
+    int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+
+cdef enum:
+    TAGS = 32
+    OP_READV_FIXED = 60     # Linux 6.15; liburing 2.3 has no names for them
+    OP_WRITEV_FIXED = 61
+    POLL = 1                # user_data: a poll, its tag above; an operation's address has a 0 here
+    POLL_REMOVAL = 3
+    TAG_SHIFT = 2
+    BOUNDED_WORKERS = 8     # 4 discards, and room for a flush and for writes into holes beside them
+    UNBOUNDED_WORKERS = 2
+    BILLION = 1000000000
+
+
+cdef int make_ring(io_uring *ring, unsigned entries) noexcept nogil:
+    """A ring with what this kernel has of the fast set-ups.  0 or a negative errno."""
+    cdef io_uring_params params
+    cdef unsigned setups[3]
+    cdef unsigned need = IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_NODROP
+    cdef int i, rc = -ENOSYS
+    setups[0] = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG
+    setups[1] = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
+    setups[2] = 0
+    for i in range(3):
+        memset(&params, 0, sizeof(params))
+        params.flags = setups[i] | IORING_SETUP_CLAMP | (IORING_SETUP_SUBMIT_ALL if i < 2 else 0)
+        rc = io_uring_queue_init_params(entries, ring, &params)
+        if rc != -EINVAL:
+            break
+    if rc == 0 and ring.features & need != need:
+        io_uring_queue_exit(ring)
+        return -ENOSYS
+    return rc
+
+
+def unavailable():
+    """Why io_uring cannot be used on this host: an errno (EPERM: forbidden, ENOSYS: too old), or 0."""
+    cdef io_uring ring
+    cdef int rc = make_ring(&ring, 4)
+    if rc == 0:
+        io_uring_queue_exit(&ring)
+    return -rc
+
+
+cdef class UringDisk(FileDisk):
+    """An image or a block device."""
+    cdef readonly bint inline_reads
+    cdef readonly bint inline_writes
+
+    def __cinit__(self, *args, **options):
+        self.engine = "uring"
+        self.inline_reads = inline_reads(self.fd, self.is_block)
+        self.inline_writes = not self.read_only and inline_writes(self.fd, self.is_block, self.direct)
+
+    cpdef DiskQueue queue(self, unsigned depth):
+        return UringQueue(self, depth)
+
+
+cdef class UringQueue(DiskQueue):
+    """A ring with room for depth operations and one poll a tag, so that neither queue of it can overflow."""
+    cdef UringDisk disk
+    cdef unsigned depth
+    cdef io_uring ring
+    cdef bint attached
+    cdef int file               # what SQEs name: 0, the registered one, or the descriptor
+    cdef int file_flag
+    cdef char *buffer           # registered memory, or NULL
+    cdef char *buffer_end
+    cdef bint vectors_fixed     # READV_FIXED and WRITEV_FIXED work
+    cdef op_list finished
+    cdef op_list inlined        # to be done by this thread, in enter()
+    cdef op_list discards       # waiting until fewer are in flight
+    cdef int discarding
+    cdef int watched[TAGS]
+    cdef uint32_t watching      # tags in use
+    cdef uint32_t armed         # tags with a poll in the kernel
+    cdef uint32_t fired         # tags whose poll has ended
+    cdef uint64_t calls
+
+    def __cinit__(self, UringDisk disk not None, unsigned depth):
+        self.disk = disk
+        self.depth = depth
+
+    # Getting ready.
+
+    cdef int attach(self) noexcept nogil:
+        cdef int rc = make_ring(&self.ring, self.depth + TAGS + 1)
+        cdef unsigned workers[2]
+        if rc < 0:
+            return rc
+        self.attached = True
+        add32(&self.disk.attached, 1)
+        workers[0], workers[1] = BOUNDED_WORKERS, UNBOUNDED_WORKERS
+        io_uring_register_ring_fd(&self.ring)           # these three only cost speed when they fail
+        io_uring_register_iowq_max_workers(&self.ring, workers)
+        self.file, self.file_flag = self.disk.fd, 0
+        if io_uring_register_files(&self.ring, &self.disk.fd, 1) == 0:
+            self.file, self.file_flag = 0, IOSQE_FIXED_FILE
+        return 0
+
+    cdef void detach(self) noexcept nogil:
+        if not self.attached:
+            return
+        self.disarm()
+        # By hand, for the ring itself goes in the background, and would keep the image's lock meanwhile.
+        if self.buffer != NULL:
+            io_uring_unregister_buffers(&self.ring)
+            self.buffer = NULL
+        if self.file_flag:
+            io_uring_unregister_files(&self.ring)
+        io_uring_queue_exit(&self.ring)
+        self.attached = False
+        add32(&self.disk.attached, -1)
+
+    cdef int register_buffer(self, void *address, size_t length) noexcept nogil:
+        cdef iovec memory
+        cdef io_uring_probe *probe
+        cdef int rc
+        memory.iov_base, memory.iov_len = address, length
+        rc = io_uring_register_buffers(&self.ring, &memory, 1)
+        if rc < 0:
+            return rc
+        self.buffer, self.buffer_end = <char *>address, <char *>address + length
+        probe = io_uring_get_probe_ring(&self.ring)
+        if probe != NULL:
+            self.vectors_fixed = (io_uring_opcode_supported(probe, OP_READV_FIXED)
+                                  and io_uring_opcode_supported(probe, OP_WRITEV_FIXED))
+            io_uring_free_probe(probe)
+        return 0
+
+    # Operations.
+
+    cdef void submit(self, disk_op *op) noexcept nogil:
+        if not admit(self.disk, op):
+            ops_push(&self.finished, op)
+        elif op.opcode == DISK_DISCARD:
+            ops_push(&self.discards, op)
+            self.start_discards()
+        elif self.is_inlined(op):
+            ops_push(&self.inlined, op)
+        else:
+            self.prepare(op)
+
+    cdef bint is_inlined(self, disk_op *op) noexcept nogil:
+        if op.opcode == DISK_READ:
+            return self.disk.inline_reads
+        # A write that must reach the disk waits for it, so it is not one to do inline.
+        return op.opcode == DISK_WRITE and self.disk.inline_writes and not op.flags & DISK_FUA
+
+    cdef void start_discards(self) noexcept nogil:
+        while self.discarding < DISCARDS_IN_FLIGHT and self.discards.first != NULL:
+            self.discarding += 1
+            self.prepare(ops_pop(&self.discards))
+
+    cdef void prepare(self, disk_op *op) noexcept nogil:
+        """The SQE of an operation's next attempt.  There is always one free: see the class."""
+        cdef attempt call
+        cdef io_uring_sqe *sqe = io_uring_get_sqe(&self.ring)
+        next_attempt(op, &call)
+        if op.opcode == DISK_FLUSH:
+            io_uring_prep_rw(IORING_OP_FSYNC, sqe, self.file, NULL, 0, 0)
+            sqe.fsync_flags = IORING_FSYNC_DATASYNC
+        elif op.opcode == DISK_DISCARD:
+            # fallocate's mode is in sqe.len and its length in sqe.addr
+            io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, self.file, <void *>call.length,
+                             FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, call.offset)
+        else:
+            self.prepare_transfer(sqe, op.opcode == DISK_WRITE, &call)
+            sqe.rw_flags = RWF_DSYNC if op.opcode == DISK_WRITE and op.flags & DISK_FUA else 0
+        sqe.flags |= self.file_flag
+        sqe.user_data = <uint64_t>op
+
+    cdef void prepare_transfer(self, io_uring_sqe *sqe, bint writing, attempt *call) noexcept nogil:
+        """The cheapest opcode for these iovecs: registered memory and a single one, if they are."""
+        cdef bint fixed = self.is_registered(call)
+        cdef int opcode
+        if call.nr_iov == 1:
+            if fixed:
+                opcode = IORING_OP_WRITE_FIXED if writing else IORING_OP_READ_FIXED
+            else:
+                opcode = IORING_OP_WRITE if writing else IORING_OP_READ
+            io_uring_prep_rw(opcode, sqe, self.file, call.iov.iov_base, <unsigned>call.length, call.offset)
+            return
+        if fixed and self.vectors_fixed:
+            opcode = OP_WRITEV_FIXED if writing else OP_READV_FIXED
+        else:
+            opcode = IORING_OP_WRITEV if writing else IORING_OP_READV
+        io_uring_prep_rw(opcode, sqe, self.file, call.iov, <unsigned>call.nr_iov, call.offset)
+
+    cdef bint is_registered(self, attempt *call) noexcept nogil:
+        cdef char *start
+        cdef int i
+        if self.buffer == NULL:
+            return False
+        for i in range(call.nr_iov):
+            start = <char *>call.iov[i].iov_base
+            if start < self.buffer or start > self.buffer_end or (
+                    call.iov[i].iov_len > <size_t>(self.buffer_end - start)):
+                return False
+        return True
+
+    # Completions.
+
+    cdef void collect(self) noexcept nogil:
+        """Take all CQEs: operations to the finished ones or on to their next attempt, polls to fired."""
+        cdef unsigned count = io_uring_cq_ready(&self.ring)
+        cdef unsigned head = self.ring.cq.khead[0]
+        cdef unsigned i
+        for i in range(count):
+            self.take(&self.ring.cq.cqes[(head + i) & self.ring.cq.ring_mask])
+        io_uring_cq_advance(&self.ring, count)
+
+    cdef void take(self, io_uring_cqe *cqe) noexcept nogil:
+        cdef disk_op *op = <disk_op *>cqe.user_data
+        cdef attempt call
+        cdef int64_t got = cqe.res
+        if cqe.user_data & POLL:
+            self.take_poll(cqe.user_data)
+            return
+        if got != <int64_t>op.length or op.done or op.opcode > DISK_WRITE:
+            next_attempt(op, &call)         # what was asked for
+            if op.opcode == DISK_DISCARD and got == 0:
+                got = <int64_t>call.length
+            if not account(op, call.length, got):
+                self.prepare(op)
+                return
+        ops_push(&self.finished, op)
+        if op.opcode == DISK_DISCARD:
+            self.discarding -= 1
+            self.start_discards()
+
+    cdef void take_poll(self, uint64_t user_data) noexcept nogil:
+        cdef uint32_t bit = <uint32_t>1 << (user_data >> TAG_SHIFT)
+        if user_data & POLL_REMOVAL == POLL:
+            self.armed &= ~bit
+            self.fired |= bit
+
+    cdef bint has_task_work(self) noexcept nogil:
+        """Completions wait in the kernel for this thread to come and get them."""
+        return load_word(self.ring.sq.kflags[0]) & <unsigned>(IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) != 0
+
+    cdef int reap(self, disk_op **done, int limit) noexcept nogil:
+        self.collect()
+        if self.finished.first == NULL and self.has_task_work():
+            self.calls += 1
+            io_uring_get_events(&self.ring)
+            self.collect()
+        return ops_take(&self.finished, done, limit)
+
+    # System calls.
+
+    cdef void do_inlined(self) noexcept nogil:
+        cdef disk_op *op = ops_pop(&self.inlined)
+        while op != NULL:
+            self.calls += <uint64_t>perform(self.disk.fd, op)
+            ops_push(&self.finished, op)
+            op = ops_pop(&self.inlined)
+
+    cdef int enter(self) noexcept nogil:
+        self.do_inlined()
+        if io_uring_sq_ready(&self.ring) == 0:
+            return 0
+        self.calls += 1
+        return outcome(io_uring_submit_and_get_events(&self.ring))
+
+    cdef int sleep(self, int64_t timeout_ns, uint32_t *ready) noexcept nogil:
+        cdef int rc
+        self.do_inlined()
+        self.collect()
+        self.arm()
+        self.fired = 0          # what fired before may have been read since; its poll is armed again
+        if timeout_ns == 0 or self.finished.first != NULL:
+            rc = self.look()
+        else:
+            rc = self.wait(timeout_ns)
+        self.collect()
+        ready[0] = self.fired
+        return rc
+
+    cdef int look(self) noexcept nogil:
+        if io_uring_sq_ready(&self.ring) == 0 and not self.has_task_work():
+            return 0
+        self.calls += 1
+        return outcome(io_uring_submit_and_get_events(&self.ring))
+
+    cdef int wait(self, int64_t timeout_ns) noexcept nogil:
+        """Submit and wait for a CQE in one system call."""
+        cdef __kernel_timespec span
+        cdef io_uring_cqe *cqe = NULL
+        span.tv_sec, span.tv_nsec = timeout_ns // BILLION, timeout_ns % BILLION
+        self.calls += 1
+        return outcome(io_uring_submit_and_wait_timeout(&self.ring, &cqe, 1,
+                                                        NULL if timeout_ns < 0 else &span, NULL))
+
+    cdef uint64_t system_calls(self) noexcept nogil:
+        return self.calls
+
+    # Watched descriptors.
+
+    cdef int watch(self, int fd, uint32_t tag) noexcept nogil:
+        if tag >= TAGS or fd < 0:
+            return -EINVAL
+        self.watched[tag] = fd
+        self.watching |= <uint32_t>1 << tag
+        return 0
+
+    cdef void arm(self) noexcept nogil:
+        """Poll each watched descriptor that no poll is armed for."""
+        cdef uint32_t missing = self.watching & ~self.armed
+        cdef io_uring_sqe *sqe
+        cdef int tag
+        for tag in range(TAGS):
+            if missing >> tag & 1:
+                sqe = io_uring_get_sqe(&self.ring)
+                io_uring_prep_poll_add(sqe, self.watched[tag], POLLIN)
+                sqe.user_data = <uint64_t>tag << TAG_SHIFT | POLL
+                self.armed |= <uint32_t>1 << tag
+
+    cdef void disarm(self) noexcept nogil:
+        """Take the polls back, so that the ring's end leaves no reference to a watched descriptor behind."""
+        cdef io_uring_sqe *sqe
+        cdef uint32_t last = self.armed
+        cdef int tag
+        self.watching = 0
+        for tag in range(TAGS):
+            if last >> tag & 1:
+                sqe = io_uring_get_sqe(&self.ring)
+                io_uring_prep_poll_remove(sqe, <uint64_t>tag << TAG_SHIFT | POLL)
+                sqe.user_data = POLL_REMOVAL
+        while self.armed and self.wait(BILLION) == 0:
+            self.collect()
+
+
+cdef int outcome(int rc) noexcept nogil:
+    """Not errors: a timeout, a signal, a kernel short of memory (SQEs stay in the ring for the next call)."""
+    return 0 if rc >= 0 or rc in (-ETIME, -EINTR, -EAGAIN, -EBUSY) else rc
