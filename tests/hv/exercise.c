@@ -2,10 +2,14 @@
  *
  * The simulated machine used from plain C, as a preload shim uses it.
  *
- *   exercise DIR hammer SEED     domain 1 does everything at random with domain 0 until it is killed; domain 0 has
- *                                unbound ports 1..8 for it and grants it grefs 8..39
- *   exercise DIR pingpong N      domains 0 and 1, two processes that sleep: prints ns per round trip
- *   exercise DIR copy N          domain 0 copies 4 KiB from domain 1, 32 segments a call: prints ns per segment
+ *   exercise DIR hammer SEED   domain 1 does everything at random with domain 0 until it is killed; domain 0
+ *                              has unbound ports 1..8 for it and grants it grefs 8..39
+ *   exercise DIR script N      domain 1 does everything once with such a domain 0; built with crashpoint.h it
+ *                              dies before its store number N
+ *   exercise DIR pingpong N    domains 0 and 1, two processes that sleep: prints ns per round trip
+ *   exercise DIR fan N         four processes of domain 1 do that with one handle of domain 0; a lost event
+ *                              hangs it
+ *   exercise DIR copy N        domain 0 copies 4 KiB from domain 1, 32 segments a call: prints ns per segment
  */
 #include <errno.h>
 #include <poll.h>
@@ -50,15 +54,16 @@ static double now_ns(void)
     return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
-/* -- Two processes take turns ------------------------------------------------------------------------------ */
+/* -- Two processes take turns ---------------------------------------------------------------------------- */
 
-static void await_event(const struct xenvbd_hypervisor *hv, void *channels)
+static int await_event(const struct xenvbd_hypervisor *hv, void *channels)
 {
     struct pollfd fd = {.fd = hv->evtchn->fd(channels), .events = POLLIN};
     int port;
     while ((port = hv->evtchn->pending(channels)) == -EAGAIN)
         poll(&fd, 1, -1);
     hv->evtchn->unmask(channels, must(port, "pending"));
+    return port;
 }
 
 static void pong(const char *dir, int port, int turns)
@@ -101,7 +106,31 @@ static int pingpong(const char *dir, int turns)
     return status;
 }
 
-/* -- Copy -------------------------------------------------------------------------------------------------- */
+/* -- Several take turns with one ------------------------------------------------------------------------- */
+
+#define FAN 4
+
+static int fan(const char *dir, int turns)
+{
+    struct xenvbd_hypervisor hv = join(dir, 0);
+    void *channels;
+    int status, failed = 0;
+    must(hv.evtchn->open(hv.machine, &channels), "open");
+    for (int i = 0; i < FAN; i++) {
+        int port = must(hv.evtchn->bind_unbound(channels, 1), "bind");
+        if (!fork())
+            pong(dir, port, turns);
+    }
+    for (int i = 0; i < FAN * (turns + 1); i++)
+        hv.evtchn->notify(channels, await_event(&hv, channels));
+    for (int i = 0; i < FAN; i++)
+        failed |= wait(&status) < 0 || status;
+    hv.evtchn->close(channels);
+    xenvbd_machine_close(hv.machine);
+    return failed;
+}
+
+/* -- Copy ------------------------------------------------------------------------------------------------ */
 
 static int copy(const char *dir, int calls)
 {
@@ -133,7 +162,7 @@ static int copy(const char *dir, int calls)
     return local[BATCH * 4096 - 1] != 0x5a;
 }
 
-/* -- Everything at random ---------------------------------------------------------------------------------- */
+/* -- Everything at random -------------------------------------------------------------------------------- */
 
 struct life {
     struct xenvbd_hypervisor hv;
@@ -210,12 +239,51 @@ static _Noreturn void hammer(const char *dir, unsigned seed)
         act(&l);
 }
 
+/* -- Everything once ------------------------------------------------------------------------------------- */
+
+unsigned long crash_at, crash_count;
+
+static void script_domain(struct life *l)
+{
+    struct xenvbd_hypervisor hv = l->hv;
+    must(xenvbd_machine_add_domain(l->hv.machine, 5), "add domain");
+    l->port = must(hv.evtchn->bind_unbound(l->channels, 5), "bind");
+    must(xenvbd_machine_remove_domain(l->hv.machine, 5), "remove domain");
+}
+
+static int script(const char *dir, unsigned long at)
+{
+    struct life l = {0};
+    crash_at = at;
+    l.hv = join(dir, 1);
+    live(&l);
+    l.port = must(l.hv.evtchn->bind_interdomain(l.channels, 0, 1), "bind");
+    must(l.hv.evtchn->notify(l.channels, l.port), "notify");
+    must(l.hv.evtchn->pending(l.channels), "pending");
+    must(l.hv.evtchn->unmask(l.channels, l.port), "unmask");
+    must(l.hv.evtchn->unbind(l.channels, l.port), "unbind");
+    must(l.hv.evtchn->bind_interdomain(l.channels, 0, 2), "bind");
+    remap(&l);
+    remap(&l);
+    reshare(&l);
+    reshare(&l);
+    script_domain(&l);
+    die(&l);
+    xenvbd_machine_close(l.hv.machine);
+    puts("done");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 4)
         return 2;
     if (!strcmp(argv[2], "hammer"))
         hammer(argv[1], atoi(argv[3]));
+    if (!strcmp(argv[2], "script"))
+        return script(argv[1], atol(argv[3]));
+    if (!strcmp(argv[2], "fan"))
+        return fan(argv[1], atoi(argv[3]));
     if (!strcmp(argv[2], "pingpong"))
         return pingpong(argv[1], atoi(argv[3]));
     return copy(argv[1], atoi(argv[3]));

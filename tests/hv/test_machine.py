@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_domains_memory_is_kept_out_of_cores(machine, table, sharer):
     with sharer.share(0, 1) as page, table.map(1, page.refs):
         table.read(1, page.refs[0])
         smaps = Path("/proc/self/smaps").read_text().split("VmFlags:")
-        guest = [flags for text, flags in zip(smaps, smaps[1:], strict=False) if f"{machine.dir}/domain." in text]
+        guest = [flags for text, flags in pairwise(smaps) if f"{machine.dir}/domain." in text]
         assert guest
         assert all(" dd" in flags.splitlines()[0] for flags in guest)
 
