@@ -1,6 +1,7 @@
 # What Python sees of ring.pyx.
-from typing_extensions import Buffer
 from typing import NamedTuple
+
+from typing_extensions import Buffer
 
 ABIS: dict[str, int]
 

@@ -1,6 +1,7 @@
 """The data plane of one disk, as the seed calls it: create, start, stop, destroy."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -150,10 +151,8 @@ class DataPlane:
         """What happened since the last call; never waits.  After "stopped" the plane can be started again."""
         if self._state == "destroyed":
             return []
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._events_fd)
-        except BlockingIOError:
-            pass
         found = self._take()
         if any(event.kind == "stopped" for event in found):
             self._finish()
