@@ -2,7 +2,6 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from xenvbd.request import check
 from xenvbd.ring import Request
 
