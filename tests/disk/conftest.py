@@ -1,4 +1,5 @@
 """Disks for the tests of this directory: one specification, every engine, several kinds of file."""
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,3 +57,40 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, make_image: Callable
     if request.param == "buffered":
         return opened(make_image(tmp_path / "image"), direct=False)
     return opened(make_image(tmp_path / "image"), engine=request.param)
+
+
+def run_or_skip(*command: object) -> str:
+    """A command's output; the test is skipped where this host cannot do it."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"not possible here: {' '.join(map(str, command))}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def run() -> Callable[..., str]:
+    """run(*command): its output; the test is skipped where this host cannot do it."""
+    return run_or_skip
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path, make_image: Callable[..., Path]) -> Iterator[Path]:
+    """A block device of 16 MiB, on tmp_path/"backing"."""
+    device = Path(run_or_skip("losetup", "--find", "--show", make_image(tmp_path / "backing", 16 * MIB)))
+    yield device
+    subprocess.run(["losetup", "--detach", str(device)], check=True)
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A mounted file system with room for hardly anything."""
+    mountpoint = tmp_path / "small"
+    mountpoint.mkdir()
+    if request.param == "tmpfs":
+        run_or_skip("mount", "-t", "tmpfs", "-o", "size=2M", "xenvbd-test", mountpoint)
+    else:
+        device = request.getfixturevalue("loop_device")
+        run_or_skip("mkfs.ext4", "-q", device)
+        run_or_skip("mount", device, mountpoint)
+    yield mountpoint
+    subprocess.run(["umount", str(mountpoint)], check=True)

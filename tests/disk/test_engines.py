@@ -1,13 +1,14 @@
 """What every engine does: one specification, in blocks of 512 bytes, for all of them."""
 import errno
+import gc
 import os
 import random
 import time
 
 import pytest
-from xenvbd.disk.probe import Session
 
 from xenvbd.disk import Disk
+from xenvbd.disk.probe import Session
 
 MIB = 1 << 20
 
@@ -197,3 +198,11 @@ def test_a_queue_can_be_attached_and_detached_again(storage: Disk) -> None:
     for _ in range(3):
         with Session(storage) as session:
             session.write(0, pattern(512))
+
+
+def test_a_session_that_is_dropped_in_a_cycle_is_detached(storage: Disk) -> None:
+    cycle: list = [Session(storage)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    storage.close()

@@ -5,12 +5,14 @@ For tests and measurements: what the data plane does to a queue, this does too, 
 import os
 import time
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from xenvbd.disk.disk cimport (DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_READ, DISK_WRITE, Disk, DiskQueue,
                                disk_op, iovec)
+from xenvbd.disk.transfer cimport account, attempt, next_attempt
 
 cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MADV_HUGEPAGE
@@ -34,6 +36,7 @@ cdef enum:
     SLOT = 0xA5             # what a slot's memory is filled with before a read
 
 
+@cython.no_gc_clear         # __dealloc__ detaches the queue
 cdef class Session:
     """An attached queue with depth slots of slot_bytes of memory each.
 
@@ -272,3 +275,26 @@ cdef void run_load(DiskQueue queue, disk_op *ops, iovec *vectors, char *memory, 
 cdef _check(int rc, what):
     if rc < 0:
         raise OSError(-rc, os.strerror(-rc), what)
+
+
+def transfer(str op, what, results):
+    """The rules of transfer.pyx by themselves: an operation at offset 0 whose calls bring these results.
+
+    what: the lengths of its iovecs, or a discard's length.  (result, [(offset, length, iovecs) of each call])."""
+    cdef disk_op item
+    cdef attempt call
+    cdef iovec vectors[MOST_SEGMENTS]
+    memset(&item, 0, sizeof(item))
+    memset(&call, 0, sizeof(call))
+    item.opcode, item.iov = OPCODES[op], vectors
+    lengths = what if isinstance(what, list) else []
+    item.length, item.nr_iov = sum(lengths) if lengths else what or 0, len(lengths)
+    for i, length in enumerate(lengths):
+        vectors[i].iov_base, vectors[i].iov_len = NULL, length
+    calls = []
+    for result in results:
+        next_attempt(&item, &call)
+        calls.append((call.offset, call.length, call.nr_iov if lengths else 0))
+        if account(&item, call.length, result):
+            return item.result, calls
+    raise ValueError("the operation is not finished after all these results")

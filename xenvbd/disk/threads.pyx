@@ -1,4 +1,5 @@
 """The threads engine: a small pool of threads a queue, for hosts that have no io_uring or forbid it."""
+cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -144,6 +145,7 @@ cdef class ThreadsDisk(FileDisk):
         return ThreadsQueue(self)
 
 
+@cython.no_gc_clear         # detach() needs the disk, whoever calls it last
 cdef class ThreadsQueue(DiskQueue):
     """submit() gathers, enter() hands the lot over under one lock, sleep() waits for an eventfd."""
     cdef ThreadsDisk disk

@@ -4,6 +4,7 @@ SQEs are gathered by submit() and go to the kernel with enter() or sleep(), one 
 A watched descriptor is a one-shot poll that the next sleep() arms again, in the same system call: that makes
 it level triggered, which a multishot poll is not, and no event is posted while nobody sleeps.
 """
+cimport cython
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOSYS, ETIME
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -82,6 +83,7 @@ cdef class UringDisk(FileDisk):
         return UringQueue(self, depth)
 
 
+@cython.no_gc_clear         # detach() needs the disk, whoever calls it last
 cdef class UringQueue(DiskQueue):
     """A ring with room for depth operations and one poll a tag, so that neither queue of it can overflow."""
     cdef UringDisk disk
