@@ -145,8 +145,8 @@ cdef class Session:
         """Finished operations: {slot: 0 or a negative errno}.  Waits timeout seconds for the first."""
         done = self._reap()
         deadline = time.monotonic() + timeout
-        while not done and (left := deadline - time.monotonic()) > 0:
-            self.sleep(left)
+        while not done and time.monotonic() < deadline:
+            self.sleep(max(0, deadline - time.monotonic()))
             done = self._reap()
         return done
 
