@@ -51,7 +51,7 @@ def extension(path: Path) -> Extension:
         define_macros=MACROS + ([("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
         extra_compile_args=compile_args,
         extra_link_args=link_args,
-        depends=[str(p.relative_to(HERE)) for top in ("include", "xenvbd") for p in (HERE / top).rglob("*.h")],
+        depends=[str(p.relative_to(HERE)) for d in ("include", "xenvbd") for p in (HERE / d).rglob("*.h")],
     )
 
 

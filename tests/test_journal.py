@@ -4,10 +4,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from xenvbd.journal import Identity, Journal, boot_id
-from xenvbd.ring import Request
 
 from xenvbd.errors import ProtocolError
+from xenvbd.journal import Identity, Journal, boot_id
+from xenvbd.ring import Request
 
 IDENTITY = Identity(domid=7, devid=51712, queue=0, evtchn=9, abi=2, ring_refs=(100, 101),
                     image_dev=1, image_ino=2, capacity=2048)

@@ -2,6 +2,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from xenvbd.request import check
 from xenvbd.ring import Request
 

@@ -6,6 +6,7 @@ from collections import deque
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from xenvbd.ring import BackRing, FrontRing, Request
 
 PAGE = 4096

@@ -8,10 +8,11 @@
  * - Every function returns 0 or a positive result, or a negative errno; none blocks on another process for
  *   longer than a short critical section.
  * - A process may die by SIGKILL at any time.  Its event channels are then closed and its mappings gone, as
- *   the kernel would do it: the next slow call that cares finds it dead (its lock on the machine file is free)
- *   and cleans up.
+ *   the kernel would do it: the next slow call that cares finds it dead (its lock on the machine file is
+ *   free) and cleans up.
  * - A domain's memory and the grants it made outlive the process that made them (a guest's memory does not go
- *   because its kernel crashed); they go with xenvbd_machine_remove_domain().  Whoever has a page mapped keeps it.
+ *   because its kernel crashed); they go with xenvbd_machine_remove_domain().  Whoever has a page mapped
+ *   keeps it.
  * - Notify, pending, unmask and grant copy take no lock.  A copy makes no system call, a notify at most one.
  *
  * Not simulated: grants of version 2, transitive grants, VIRQs, memory hotplug.  A mapped page is not reused
@@ -32,7 +33,7 @@
 
 struct xenvbd_machine;
 
-/* -- The machine and its domains -------------------------------------------------------------------------- */
+/* -- The machine and its domains ------------------------------------------------------------------------- */
 
 /* Make a machine in an existing directory, with domain 0.  -EEXIST: there is one. */
 int xenvbd_machine_create(const char *dir);
@@ -41,8 +42,8 @@ int xenvbd_machine_create(const char *dir);
  * be used by several threads; the handles opened through it belong to one thread each. */
 int xenvbd_machine_open(const char *dir, int domid, struct xenvbd_machine **machine);
 
-/* Leave.  Every handle must have been closed; a port or mapping that is left is cleaned up.  NULL is fine.  In a
- * forked child it only lets go of the child's copy. */
+/* Leave.  Every handle must have been closed; a port or mapping that is left is cleaned up.  NULL is fine.
+ * In a forked child it only lets go of the child's copy. */
 void xenvbd_machine_close(struct xenvbd_machine *machine);
 
 /* The three tables and this machine as their `machine` argument. */
@@ -57,7 +58,7 @@ uint32_t xenvbd_machine_domain_serial(struct xenvbd_machine *machine, int domid)
 /* The lowest domid above `after` (start with -1); -ENOENT: there is none. */
 int xenvbd_machine_next_domain(struct xenvbd_machine *machine, int after);
 
-/* -- Looking at it ----------------------------------------------------------------------------------------- */
+/* -- Looking at it --------------------------------------------------------------------------------------- */
 
 /* Clean up after dead processes now; what follows then shows the world without them. */
 void xenvbd_machine_reap(struct xenvbd_machine *machine);
@@ -72,8 +73,9 @@ struct xenvbd_port_info {
 };
 
 /* -ESRCH: no such domain.  -EINVAL: no such port. */
-int xenvbd_machine_port(struct xenvbd_machine *machine, int domid, uint32_t port, struct xenvbd_port_info *info);
-int xenvbd_machine_last_port(struct xenvbd_machine *machine, int domid);        /* none above it was ever in use */
+int xenvbd_machine_port(struct xenvbd_machine *machine, int domid, uint32_t port,
+                        struct xenvbd_port_info *info);
+int xenvbd_machine_last_port(struct xenvbd_machine *machine, int domid);    /* none above was ever in use */
 
 struct xenvbd_grant_info {
     int allocated;              /* the gref is in use, granted or revoked */
@@ -86,7 +88,7 @@ struct xenvbd_grant_info {
 /* -ESRCH: no such domain.  -EINVAL: no such gref. */
 int xenvbd_machine_grant_info(struct xenvbd_machine *machine, int domid, uint32_t gref,
                               struct xenvbd_grant_info *info);
-int xenvbd_machine_last_gref(struct xenvbd_machine *machine, int domid);        /* none above it was ever in use */
+int xenvbd_machine_last_gref(struct xenvbd_machine *machine, int domid);    /* none above was ever in use */
 
 struct xenvbd_mapping_info {
     pid_t pid;                  /* of the process that has it mapped */
@@ -98,17 +100,18 @@ struct xenvbd_mapping_info {
 int xenvbd_machine_mappings(struct xenvbd_machine *machine, int domid, struct xenvbd_mapping_info *info,
                             uint32_t limit);
 
-/* -- What a domain's own kernel may do, sane or hostile ---------------------------------------------------- */
+/* -- What a domain's own kernel may do, sane or hostile -------------------------------------------------- */
 
-/* Write a grant table entry.  info->allocated 0 frees it; permitted 0 revokes it; a frame beyond the memory gives
- * GNTST_bad_page to who uses it.  Works on any gref, also the reserved ones (1 is xenstore's). */
+/* Write a grant table entry.  info->allocated 0 frees it; permitted 0 revokes it; a frame beyond the memory
+ * gives GNTST_bad_page to who uses it.  Works on any gref, also the reserved ones (1 is xenstore's). */
 int xenvbd_machine_set_grant(struct xenvbd_machine *machine, int domid, uint32_t gref,
                              const struct xenvbd_grant_info *info);
 
 /* Map pages of a domain's memory, writable; undo with munmap().  Not counted as a mapping. */
-int xenvbd_machine_memory(struct xenvbd_machine *machine, int domid, uint32_t frame, uint32_t count, void **address);
+int xenvbd_machine_memory(struct xenvbd_machine *machine, int domid, uint32_t frame, uint32_t count,
+                          void **address);
 
-/* -- Faults, for tests: they take effect in every process of the machine ----------------------------------- */
+/* -- Faults, for tests: they take effect in every process of the machine --------------------------------- */
 
 enum xenvbd_fault_op {
     XENVBD_FAULT_OPEN,          /* of any handle: status = -errno */
@@ -127,8 +130,8 @@ enum xenvbd_fault_op {
     XENVBD_FAULT_OPS
 };
 
-/* Let `after` uses of op pass, then make `count` fail (0: all from then on).  domid: only uses by this domain, -1: by
- * any.  -EINVAL: no such op; -ENOSPC: too many faults armed. */
+/* Let `after` uses of op pass, then make `count` fail (0: all from then on).  domid: only uses by this
+ * domain, -1: by any.  -EINVAL: no such op; -ENOSPC: too many faults armed. */
 int xenvbd_machine_inject(struct xenvbd_machine *machine, enum xenvbd_fault_op op, uint32_t after, int status,
                           uint32_t count, int domid);
 void xenvbd_machine_clear_faults(struct xenvbd_machine *machine);

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def open(spec: str, domid: int | None = None) -> Hypervisor:
     """The machine named by spec as domain domid (None: 0) sees it.
 
-    spec is "xen", this host's Xen, or "sim:DIR", a simulated machine.  Raises HypervisorError; NoHypervisor if
-    this host runs no Xen."""
+    spec is "xen", this host's Xen, or "sim:DIR", a simulated machine.  Raises HypervisorError (NoHypervisor:
+    this host runs no Xen)."""
     if spec == "xen":
         from xenvbd.hv import host
         return host.open(domid or 0)

@@ -7,8 +7,8 @@ from xenvbd.hv.ops cimport Hypervisor
 cdef class EventChannels:
     """One open handle; it belongs to one thread.
 
-    The c_ methods are the data path's: 0 or a positive result, or a negative errno (-EBADF once closed).  Those
-    without the prefix are Python's: the same, but they raise HypervisorError.
+    The c_ methods are the data path's: 0 or a positive result, or a negative errno (-EBADF once closed).
+    Those without the prefix are Python's: the same, but they raise HypervisorError.
     """
     cdef Hypervisor _hypervisor
     cdef void *_handle

@@ -1,9 +1,11 @@
 """Event channels: the owned handle.  The only caller of the event-channel table."""
+cimport cython
 from libc.errno cimport EAGAIN, EBADF
 
 from xenvbd.errors import check
 
 
+@cython.no_gc_clear      # __dealloc__ needs the hypervisor
 cdef class EventChannels:
 
     def __cinit__(self, Hypervisor hypervisor not None):
@@ -35,7 +37,9 @@ cdef class EventChannels:
         return self._hypervisor.c.evtchn.bind_unbound(self._handle, domid) if self._handle else -EBADF
 
     cdef int c_bind_interdomain(self, uint32_t domid, uint32_t port) noexcept nogil:
-        return self._hypervisor.c.evtchn.bind_interdomain(self._handle, domid, port) if self._handle else -EBADF
+        if not self._handle:
+            return -EBADF
+        return self._hypervisor.c.evtchn.bind_interdomain(self._handle, domid, port)
 
     cdef int c_unbind(self, uint32_t port) noexcept nogil:
         return self._hypervisor.c.evtchn.unbind(self._handle, port) if self._handle else -EBADF
@@ -72,7 +76,7 @@ cdef class EventChannels:
         return check(rc, f"allocate an event channel for domain {domid}")
 
     def bind_interdomain(self, uint32_t domid, uint32_t port) -> int:
-        """A new port bound to that domain's unbound one; it is pending at once.  EINVAL: that one is not for us."""
+        """A new port bound to that domain's unbound one; it is pending at once.  EINVAL: it is not for us."""
         cdef int rc
         with nogil:
             rc = self.c_bind_interdomain(domid, port)

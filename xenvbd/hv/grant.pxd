@@ -11,7 +11,7 @@ from xenvbd.hv.ops cimport (
 
 
 cdef class Pages:
-    """Contiguous pages at `address`: what Mapping and Shared have in common; memoryview(pages) shows the bytes."""
+    """Contiguous pages at `address`, what Mapping and Shared have in common; a memoryview shows the bytes."""
     cdef void *address                  # NULL once given back
     cdef readonly uint32_t count
     cdef readonly bint writable
@@ -57,7 +57,7 @@ cdef class GrantSharer(Handle):
     cpdef Shared share(self, uint32_t domid, uint32_t count, bint writable=*)
 
 
-# Fill a segment.  Its status starts as an error, so that a call that failed as a whole leaves no success behind.
+# Fill a segment.  Its status starts as an error, so that a call that failed leaves no success behind.
 cdef inline void copy_from_guest(xengnttab_grant_copy_segment_t *segment, uint32_t gref, uint16_t domid,
                                  uint16_t offset, void *local, uint16_t length) noexcept nogil:
     segment.source.foreign.ref = gref

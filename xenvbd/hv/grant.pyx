@@ -1,9 +1,10 @@
 """Grants: the owned handles and what they hand out.  The only caller of the grant and sharing tables."""
 import weakref
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport EBADF, EBUSY, EIO
-from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from posix.mman cimport PROT_READ, PROT_WRITE
 
@@ -65,6 +66,7 @@ cdef class Pages:
         self.release()
 
 
+@cython.no_gc_clear      # __dealloc__ needs the handle, and that the hypervisor
 cdef class Mapping(Pages):
 
     def __init__(self):
@@ -89,6 +91,7 @@ cdef class Mapping(Pages):
         self.release()
 
 
+@cython.no_gc_clear
 cdef class Shared(Pages):
 
     def __init__(self):
@@ -113,6 +116,7 @@ cdef class Shared(Pages):
         self.release()
 
 
+@cython.no_gc_clear
 cdef class Handle:
 
     def __enter__(self):
@@ -127,13 +131,14 @@ cdef class Handle:
     def close(self) -> None:
         """Give back all pages that came from this handle, and close it.  Doing it again does nothing.
 
-        Raises HypervisorError, and stays open, if some cannot be given back (EBUSY: a memoryview is in use)."""
+        Raises HypervisorError and stays open if some cannot be given back (EBUSY: a memoryview is in use)."""
         for pages in list(self._live):
             pages.release()
         with nogil:
             self.c_close()
 
 
+@cython.no_gc_clear
 cdef class GrantTable(Handle):
 
     def __cinit__(self, Hypervisor hypervisor not None):
@@ -154,13 +159,13 @@ cdef class GrantTable(Handle):
         return self._hypervisor.c.gnttab.close(handle) if handle else 0
 
     def set_max_grants(self, uint32_t count) -> None:
-        """How many pages may be mapped through this handle; a recent Linux has no such bound and ignores it."""
+        """How many pages may be mapped through this handle; Linux has no such bound now and ignores it."""
         check(self._hypervisor.c.gnttab.set_max_grants(self._handle, count) if self._handle else -EBADF,
               f"allow {count} grants")
 
     cpdef Mapping map(self, uint32_t domid, refs, bint writable=True):
-        """Map the pages that domain domid granted as refs, side by side.  Raises HypervisorError (EINVAL: one of
-        them is not granted to us, or read-only and writable was asked for)."""
+        """Map the pages that domain domid granted as refs, side by side.  Raises HypervisorError (EINVAL: one
+        of them is not granted to us, or read-only and writable was asked for)."""
         cdef Mapping mapping = Mapping.__new__(Mapping)
         cdef uint32_t *array = _array(refs)
         cdef int rc = -EBADF
@@ -212,9 +217,11 @@ cdef class GrantTable(Handle):
 
 def _check_status(status, gref, domid):
     if status != GNTST_okay:
-        raise HypervisorError(EIO, f"grant copy with gref {gref} of domain {domid}: {STATUS.get(status, status)}")
+        name = STATUS.get(status, status)
+        raise HypervisorError(EIO, f"grant copy with gref {gref} of domain {domid}: {name}")
 
 
+@cython.no_gc_clear
 cdef class GrantSharer(Handle):
 
     def __cinit__(self, Hypervisor hypervisor not None):
@@ -245,7 +252,8 @@ cdef class GrantSharer(Handle):
         shared.writable = True
         if self._handle:
             with nogil:
-                rc = self._hypervisor.c.gntshr.share(self._handle, domid, count, array, writable, &shared.address)
+                rc = self._hypervisor.c.gntshr.share(self._handle, domid, count, array, writable,
+                                                     &shared.address)
         if rc >= 0:
             shared.refs = tuple([array[i] for i in range(count)])
         free(array)

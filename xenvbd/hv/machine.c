@@ -24,7 +24,7 @@ int machine_file_name(char *out, const char *kind, unsigned index, unsigned seri
     return sprintf(out, "%s.%u.%u", kind, index, serial);
 }
 
-/* -- The lock ---------------------------------------------------------------------------------------------- */
+/* -- The lock -------------------------------------------------------------------------------------------- */
 
 void machine_lock(struct xenvbd_machine *m)
 {
@@ -50,7 +50,7 @@ static int robust_mutex(pthread_mutex_t *mutex)
     return -rc;
 }
 
-/* -- Members ----------------------------------------------------------------------------------------------- */
+/* -- Members --------------------------------------------------------------------------------------------- */
 
 static int member_lock(struct xenvbd_machine *m, uint32_t index, int command, int *type)
 {
@@ -117,7 +117,7 @@ static int member_join(struct xenvbd_machine *m)
     return -EUSERS;
 }
 
-/* -- Create, open, close ----------------------------------------------------------------------------------- */
+/* -- Create, open, close --------------------------------------------------------------------------------- */
 
 static int shared_init(int dir, int file)
 {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The simulated machine: event channels, as Xen's common/event_channel.c and Linux's /dev/xen/evtchn have them.
+ * The simulated machine: event channels, as Xen's common/event_channel.c and Linux's /dev/xen/evtchn have
+ * them.
  *
- * A handle's bell is a FIFO.  Whoever makes a port pending rings it, unless a byte is in it already; the owner empties
- * it when nothing is pending any more.  `rung` says whether a byte is in it; its upper bits count the emptyings, so
- * that a ringer that was slow, or killed, between writing the byte and saying so cannot leave a silent "rung" behind.
+ * A handle's bell is a FIFO.  Whoever makes a port pending rings it, unless a byte is in it already; the
+ * owner empties it when nothing is pending any more.  `rung` says whether a byte is in it; its upper bits
+ * count the emptyings, so that a ringer that was slow, or killed, between writing the byte and saying so
+ * cannot leave a silent "rung" behind.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +17,7 @@
 
 #include "machine_evtchn.h"
 
-/* -- Bells ------------------------------------------------------------------------------------------------- */
+/* -- Bells ----------------------------------------------------------------------------------------------- */
 
 static void bell_ring(struct bell *bell, uint32_t serial, int fd)
 {
@@ -75,7 +77,7 @@ static int bell_take(struct evtchn *h)
     return h->fd < 0 ? -errno : 0;
 }
 
-/* -- Open, close ------------------------------------------------------------------------------------------- */
+/* -- Open, close ----------------------------------------------------------------------------------------- */
 
 void local_forget(struct evtchn *h, struct local_port *lp)
 {
@@ -137,7 +139,7 @@ static int evtchn_fd(void *handle)
     return ((struct evtchn *)handle)->fd;
 }
 
-/* -- Events: no lock from here on -------------------------------------------------------------------------- */
+/* -- Events: no lock from here on ------------------------------------------------------------------------ */
 
 static bool port_ready(const struct local_port *lp)
 {
@@ -214,8 +216,8 @@ static void evtchn_quiet(struct evtchn *h)
         bell_ring_own(h);
 }
 
-/* Take the next port that is ready: mask it, then clear its pending bit.  An event that comes between is the same one
- * for the caller, who has not looked at the ring yet. */
+/* Take the next port that is ready: mask it, then clear its pending bit.  An event that comes between is the
+ * same one for the caller, who has not looked at the ring yet. */
 static int evtchn_take(struct evtchn *h)
 {
     for (uint32_t i = 0; i < h->count; i++) {

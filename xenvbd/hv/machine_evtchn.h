@@ -27,7 +27,7 @@ struct evtchn {
     uint32_t index;
     int fd;
     uint32_t restricted;
-    uint32_t count, next;           /* local ports, and where the next look begins (every port has its turn) */
+    uint32_t count, next;           /* local ports, and where the next look begins */
     struct local_port *ports;
     int16_t slot[XENVBD_MACHINE_PORTS];     /* port -> index in ports, -1: not ours */
 };

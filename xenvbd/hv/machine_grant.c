@@ -46,7 +46,7 @@ int16_t grant_check(struct domain *d, unsigned by, uint32_t gref, bool write, ui
     return *frame < XENVBD_MACHINE_GREFS ? GNTST_okay : GNTST_bad_page;
 }
 
-/* -- Copy: no lock and no system call, once the domain is known --------------------------------------------- */
+/* -- Copy: no lock and no system call, once the domain is known ------------------------------------------ */
 
 static struct domain *known_refresh(struct gnttab *h, struct known *known)
 {
@@ -83,8 +83,8 @@ static inline struct domain *foreign_domain(struct gnttab *h, unsigned domid)
     return known_find(h, domid);
 }
 
-static inline int16_t foreign_page(struct gnttab *h, const union xengnttab_copy_ptr *ptr, unsigned len, bool write,
-                                   uint8_t **address)
+static inline int16_t foreign_page(struct gnttab *h, const union xengnttab_copy_ptr *ptr, unsigned len,
+                                   bool write, uint8_t **address)
 {
     struct domain *d;
     uint32_t frame;
@@ -133,7 +133,7 @@ static int gnttab_copy(void *handle, xengnttab_grant_copy_segment_t *segments, u
     return 0;
 }
 
-/* -- Map ---------------------------------------------------------------------------------------------------- */
+/* -- Map ------------------------------------------------------------------------------------------------- */
 
 static void mapping_forget(struct xenvbd_machine *m, const uint32_t *records, uint32_t count)
 {
@@ -201,7 +201,8 @@ static int mapping_place(struct gnttab *h, struct local_mapping *lm, int prot)
         return -ENOMEM;
     for (uint32_t i = 0; i < lm->count; i++) {
         off_t offset = MEMORY_OFFSET + (off_t)h->m->shared->mappings[lm->records[i]].frame * PAGE;
-        if (mmap(base + (size_t)i * PAGE, PAGE, prot, MAP_SHARED | MAP_FIXED, lm->domain->fd, offset) == MAP_FAILED) {
+        uint8_t *page = base + (size_t)i * PAGE;
+        if (mmap(page, PAGE, prot, MAP_SHARED | MAP_FIXED, lm->domain->fd, offset) == MAP_FAILED) {
             munmap(base, size);
             return -ENOMEM;
         }
@@ -232,7 +233,8 @@ static int mapping_make(struct gnttab *h, struct local_mapping *lm, const uint32
     return rc;
 }
 
-static int gnttab_map(void *handle, uint32_t domid, const uint32_t *refs, uint32_t count, int prot, void **address)
+static int gnttab_map(void *handle, uint32_t domid, const uint32_t *refs, uint32_t count, int prot,
+                      void **address)
 {
     struct gnttab *h = handle;
     struct local_mapping *lm;
@@ -287,7 +289,7 @@ static int gnttab_unmap(void *handle, void *address, uint32_t count)
     return 0;
 }
 
-/* -- Open, close ------------------------------------------------------------------------------------------- */
+/* -- Open, close ----------------------------------------------------------------------------------------- */
 
 static int gnttab_open(void *machine, void **handle)
 {
@@ -336,7 +338,8 @@ const struct xenvbd_gnttab_ops machine_gnttab_ops = {
     .copy = gnttab_copy,
 };
 
-int xenvbd_machine_mappings(struct xenvbd_machine *m, int domid, struct xenvbd_mapping_info *info, uint32_t limit)
+int xenvbd_machine_mappings(struct xenvbd_machine *m, int domid, struct xenvbd_mapping_info *info,
+                            uint32_t limit)
 {
     uint32_t found = 0;
     machine_lock(m);

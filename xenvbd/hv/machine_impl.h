@@ -2,9 +2,10 @@
  *
  * Inside the simulated machine: what lies in its shared files, and what machine*.c lend each other.
  *
- * Rule for everything below: a process may be killed between any two stores.  What is published under the lock is
- * therefore published by one store, after what it refers to, and taken back in the opposite order, so that whoever
- * comes next finds either the old state or the new one, and the dead process's share is undone by its member record.
+ * Rule for everything below: a process may be killed between any two stores.  What is published under the
+ * lock is therefore published by one store, after what it refers to, and taken back in the opposite order, so
+ * that whoever comes next finds either the old state or the new one, and the dead process's share is undone
+ * by its member record.
  */
 #ifndef XENVBD_MACHINE_IMPL_H
 #define XENVBD_MACHINE_IMPL_H
@@ -22,10 +23,10 @@
 #define MAPPINGS 131072
 #define FAULTS 32
 
-/* -- The file "machine" ------------------------------------------------------------------------------------ */
+/* -- The file "machine" ---------------------------------------------------------------------------------- */
 
-/* A process that joined.  It holds an OFD lock on the byte of the file whose offset is its index; the lock is how
- * others see that it lives.  Index 0 is not used, so that 0 can say "nobody". */
+/* A process that joined.  It holds an OFD lock on the byte of the file whose offset is its index; the lock is
+ * how others see that it lives.  Index 0 is not used, so that 0 can say "nobody". */
 struct member {
     _Atomic uint32_t taken;
     pid_t pid;
@@ -35,7 +36,7 @@ struct member {
 
 /* An open event-channel handle, and its bell: a FIFO named evtchn.<index>.<serial>. */
 struct bell {
-    _Atomic uint64_t rung;          /* serial << 32 | how often it was emptied << 1 | there is a byte in the FIFO */
+    _Atomic uint64_t rung;          /* serial << 32 | times emptied << 1 | there is a byte in it */
     _Atomic uint32_t member;        /* 0: free */
 } __attribute__((aligned(64)));
 
@@ -69,7 +70,7 @@ struct shared {
     struct mapping mappings[MAPPINGS];
 };
 
-/* -- The file "domain.<domid>.<serial>" -------------------------------------------------------------------- */
+/* -- The file "domain.<domid>.<serial>" ------------------------------------------------------------------ */
 
 struct port {
     _Atomic uint64_t link;          /* LINK(): state and other end in one word */
@@ -105,7 +106,7 @@ struct control {
 #define MEMORY_OFFSET ((sizeof(struct control) + 0x1fffff) & ~(size_t)0x1fffff)
 #define MEMORY_SIZE ((size_t)XENVBD_MACHINE_GREFS * PAGE)
 
-/* -- In this process --------------------------------------------------------------------------------------- */
+/* -- In this process ------------------------------------------------------------------------------------- */
 
 /* A domain's file, mapped. */
 struct domain {
@@ -146,9 +147,11 @@ static inline uint32_t domain_serial(const struct xenvbd_machine *m, unsigned do
     return domid < DOMAINS ? atomic_load_explicit(&m->shared->domain_serial[domid], memory_order_acquire) : 0;
 }
 
-void port_close(struct xenvbd_machine *m, struct domain *d, uint32_t port);     /* the lock is held */
-void bell_free(struct xenvbd_machine *m, struct domain *d, uint32_t index);     /* with its ports; the lock is held */
-int16_t grant_check(struct domain *d, unsigned by, uint32_t gref, bool write, uint32_t *frame);     /* GNTST_* */
+/* The lock is held for these two. */
+void port_close(struct xenvbd_machine *m, struct domain *d, uint32_t port);
+void bell_free(struct xenvbd_machine *m, struct domain *d, uint32_t index);     /* with its ports */
+
+int16_t grant_check(struct domain *d, unsigned by, uint32_t gref, bool write, uint32_t *frame);
 
 bool fault_fires(struct xenvbd_machine *m, enum xenvbd_fault_op op, int *status);
 

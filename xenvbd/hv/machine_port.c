@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The simulated machine: binding and closing ports, after Xen's evtchn_alloc_unbound(), evtchn_bind_interdomain() and
- * evtchn_close(), and the rules of Linux's IOCTL_EVTCHN_*.
+ * The simulated machine: binding and closing ports, after Xen's evtchn_alloc_unbound(),
+ * evtchn_bind_interdomain() and evtchn_close(), and the rules of Linux's IOCTL_EVTCHN_*.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -96,8 +96,8 @@ static int bind_to(struct evtchn *h, struct domain *d, uint32_t remote_port)
     port = port_find(h->m->own->control);
     if (port < 0)
         return port;
-    /* Our end first: if we die now, nothing points back at it and theirs is UNBOUND still.  It starts pending: events
-     * may have been lost while theirs was unbound. */
+    /* Our end first: if we die now, nothing points back at it and theirs is UNBOUND still.  It starts
+     * pending: events may have been lost while theirs was unbound. */
     port_take(h, port, LINK(XENVBD_PORT_INTERDOMAIN, d->domid, remote_port), true);
     atomic_store(&remote->link, LINK(XENVBD_PORT_INTERDOMAIN, h->m->domid, port));
     bell_ring_own(h);
@@ -141,7 +141,8 @@ int evtchn_bind_interdomain(void *handle, uint32_t remote_domid, uint32_t remote
     return rc;
 }
 
-/* Their end waits for us again.  The lock is held; done before our end is freed, so that it can be done twice. */
+/* Their end waits for us again.  The lock is held; done before our end is freed, so that it can be done
+ * twice. */
 static void peer_unbind(struct xenvbd_machine *m, struct domain *d, uint32_t number, uint64_t link)
 {
     uint64_t back = LINK(XENVBD_PORT_INTERDOMAIN, d->domid, number);

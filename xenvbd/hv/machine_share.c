@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The simulated machine: the grant table as its owner uses it: sharing pages (xengntshr), and writing entries as a
- * guest's kernel can, sane or hostile.  Page n of a domain's memory is what share() grants as gref n.
+ * The simulated machine: the grant table as its owner uses it: sharing pages (xengntshr), and writing entries
+ * as a guest's kernel can, sane or hostile.  Page n of a domain's memory is what share() grants as gref n.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,10 +22,11 @@ struct gntshr {
     struct local_share *shares;
 };
 
-/* -- Finding free pages; the lock is held -------------------------------------------------------------------- */
+/* -- Finding free pages; the lock is held ---------------------------------------------------------------- */
 
 /* The highest frame of [first, first + count) that somebody has mapped, 0: nobody any. */
-static uint32_t frames_mapped(struct xenvbd_machine *m, const struct domain *d, uint32_t first, uint32_t count)
+static uint32_t frames_mapped(struct xenvbd_machine *m, const struct domain *d, uint32_t first,
+                              uint32_t count)
 {
     uint32_t highest = 0;
     for (uint32_t i = 0; i < m->shared->mappings_used; i++) {
@@ -47,7 +48,8 @@ static uint32_t grefs_allocated(const struct domain *d, uint32_t first, uint32_t
 }
 
 /* The first run of free grefs in [from, to). */
-static int grefs_scan(struct xenvbd_machine *m, const struct domain *d, uint32_t from, uint32_t to, uint32_t count)
+static int grefs_scan(struct xenvbd_machine *m, const struct domain *d, uint32_t from, uint32_t to,
+                      uint32_t count)
 {
     while (from < to && count <= to - from) {
         uint32_t taken = grefs_allocated(d, from, count);
@@ -89,7 +91,7 @@ static int frames_clear(const struct domain *d, uint32_t first, uint32_t count)
                      (off_t)count * PAGE) ? -errno : 0;
 }
 
-/* -- Share, unshare ------------------------------------------------------------------------------------------ */
+/* -- Share, unshare -------------------------------------------------------------------------------------- */
 
 static int grefs_grant(struct gntshr *h, struct local_share *share, uint64_t flags, uint32_t domid)
 {
@@ -136,7 +138,8 @@ static int share_make(struct gntshr *h, struct local_share *share, uint64_t flag
     return rc;
 }
 
-static int gntshr_share(void *handle, uint32_t domid, uint32_t count, uint32_t *refs, int writable, void **address)
+static int gntshr_share(void *handle, uint32_t domid, uint32_t count, uint32_t *refs, int writable,
+                        void **address)
 {
     struct gntshr *h = handle;
     struct local_share *share;
@@ -220,7 +223,7 @@ const struct xenvbd_gntshr_ops machine_gntshr_ops = {
     .unshare = gntshr_unshare,
 };
 
-/* -- What a guest's kernel may do ---------------------------------------------------------------------------- */
+/* -- What a guest's kernel may do ------------------------------------------------------------------------ */
 
 int xenvbd_machine_memory(struct xenvbd_machine *m, int domid, uint32_t frame, uint32_t count, void **address)
 {
@@ -241,10 +244,12 @@ int xenvbd_machine_memory(struct xenvbd_machine *m, int domid, uint32_t frame, u
     return rc;
 }
 
-int xenvbd_machine_set_grant(struct xenvbd_machine *m, int domid, uint32_t gref, const struct xenvbd_grant_info *info)
+int xenvbd_machine_set_grant(struct xenvbd_machine *m, int domid, uint32_t gref,
+                             const struct xenvbd_grant_info *info)
 {
     struct domain *d;
-    uint64_t flags = GRANT_ALLOCATED | (info->permitted ? GRANT_PERMITTED : 0) | (info->readonly ? GRANT_READONLY : 0);
+    uint64_t permitted = info->permitted ? GRANT_PERMITTED : 0;
+    uint64_t flags = GRANT_ALLOCATED | permitted | (info->readonly ? GRANT_READONLY : 0);
     if (gref >= XENVBD_MACHINE_GREFS || info->remote_domid > UINT16_MAX)
         return -EINVAL;
     machine_lock(m);
@@ -259,7 +264,8 @@ int xenvbd_machine_set_grant(struct xenvbd_machine *m, int domid, uint32_t gref,
     return d ? 0 : -ESRCH;
 }
 
-int xenvbd_machine_grant_info(struct xenvbd_machine *m, int domid, uint32_t gref, struct xenvbd_grant_info *info)
+int xenvbd_machine_grant_info(struct xenvbd_machine *m, int domid, uint32_t gref,
+                              struct xenvbd_grant_info *info)
 {
     struct domain *d;
     uint64_t entry;

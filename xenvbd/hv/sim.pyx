@@ -1,10 +1,10 @@
-"""The simulated machine (include/xenvbd/machine.h) in Python: making it, joining it, looking at it, breaking it."""
+"""The simulated machine (include/xenvbd/machine.h) in Python: make it, join it, look at it, break it."""
 import errno
 import os
 from typing import NamedTuple
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport int16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from posix.mman cimport munmap
 from posix.types cimport pid_t
@@ -48,9 +48,12 @@ cdef extern from "xenvbd/machine.h" nogil:
     int xenvbd_machine_grant_info(xenvbd_machine *machine, int domid, uint32_t gref, xenvbd_grant_info *info)
     int xenvbd_machine_last_gref(xenvbd_machine *machine, int domid)
     int xenvbd_machine_mappings(xenvbd_machine *machine, int domid, xenvbd_mapping_info *info, uint32_t limit)
-    int xenvbd_machine_set_grant(xenvbd_machine *machine, int domid, uint32_t gref, const xenvbd_grant_info *info)
-    int xenvbd_machine_memory(xenvbd_machine *machine, int domid, uint32_t frame, uint32_t count, void **address)
-    int xenvbd_machine_inject(xenvbd_machine *machine, int op, uint32_t after, int status, uint32_t count, int domid)
+    int xenvbd_machine_set_grant(xenvbd_machine *machine, int domid, uint32_t gref,
+                                 const xenvbd_grant_info *info)
+    int xenvbd_machine_memory(xenvbd_machine *machine, int domid, uint32_t frame, uint32_t count,
+                              void **address)
+    int xenvbd_machine_inject(xenvbd_machine *machine, int op, uint32_t after, int status, uint32_t count,
+                              int domid)
     void xenvbd_machine_clear_faults(xenvbd_machine *machine)
     uint64_t xenvbd_machine_fault_hits(xenvbd_machine *machine)
 
@@ -90,7 +93,9 @@ cdef class SimHypervisor(Hypervisor):
 
 
 def join(directory, int domid):
-    """The machine in a directory as domain domid sees it.  Raises HypervisorError (ENOENT, ESRCH: no such domain)."""
+    """The machine in a directory as domain domid sees it.
+
+    Raises HypervisorError (ENOENT: no machine, ESRCH: no such domain)."""
     cdef SimHypervisor hypervisor = SimHypervisor.__new__(SimHypervisor)
     directory = os.path.abspath(os.fspath(directory))
     check(xenvbd_machine_open(os.fsencode(directory), domid, &hypervisor._machine),
@@ -172,7 +177,7 @@ cdef class Machine:
         check(xenvbd_machine_add_domain(self._open(), domid), f"add domain {domid}")
 
     def remove_domain(self, int domid) -> None:
-        """Its ports are closed, its grants revoked, its memory gone (but who has a page mapped keeps that)."""
+        """Its ports are closed, its grants revoked, its memory gone; a page that is mapped stays so."""
         check(xenvbd_machine_remove_domain(self._open(), domid), f"remove domain {domid}")
 
     def domains(self) -> list[int]:
@@ -195,19 +200,22 @@ cdef class Machine:
         for port in range(1, last + 1):
             check(xenvbd_machine_port(self._machine, domid, port, &info), f"port {port} of domain {domid}")
             if info.state != XENVBD_PORT_FREE:
-                ports.append(PortInfo(port, "unbound" if info.state == XENVBD_PORT_UNBOUND else "interdomain",
-                                      info.remote_domid, info.remote_port, bool(info.pending), bool(info.masked)))
+                state = "unbound" if info.state == XENVBD_PORT_UNBOUND else "interdomain"
+                ports.append(PortInfo(port, state, info.remote_domid, info.remote_port, bool(info.pending),
+                                      bool(info.masked)))
         return ports
 
     def grants(self, int domid) -> list[GrantInfo]:
         """The entries in use of a domain's grant table."""
-        cdef int gref, last = check(xenvbd_machine_last_gref(self._open(), domid), f"grants of domain {domid}")
+        cdef int gref, last
+        last = check(xenvbd_machine_last_gref(self._open(), domid), f"grants of domain {domid}")
         cdef xenvbd_grant_info info
         grants = []
         for gref in range(last + 1):
             info = self._grant(domid, gref)
             if info.allocated:
-                grants.append(GrantInfo(gref, bool(info.permitted), bool(info.readonly), info.remote_domid, info.frame))
+                grants.append(GrantInfo(gref, bool(info.permitted), bool(info.readonly), info.remote_domid,
+                                        info.frame))
         return grants
 
     def mappings(self, int domid) -> list[tuple[int, int]]:
@@ -230,11 +238,13 @@ cdef class Machine:
         return info
 
     cdef _set(self, int domid, uint32_t gref, xenvbd_grant_info info):
-        check(xenvbd_machine_set_grant(self._open(), domid, gref, &info), f"set gref {gref} of domain {domid}")
+        check(xenvbd_machine_set_grant(self._open(), domid, gref, &info),
+              f"set gref {gref} of domain {domid}")
 
-    def grant(self, int domid, uint32_t gref, uint32_t remote_domid, *, bint readonly=False, frame=None) -> None:
-        """Write an entry: gref (any, also the reserved ones below 8) of that domain gives remote_domid access to a
-        page, by default page number gref; one beyond the memory is GNTST_bad_page to who uses it."""
+    def grant(self, int domid, uint32_t gref, uint32_t remote_domid, *, bint readonly=False,
+              frame=None) -> None:
+        """Write an entry: gref (any, also the reserved ones below 8) of that domain gives remote_domid access
+        to a page, by default page number gref; one beyond the memory is GNTST_bad_page to who uses it."""
         cdef xenvbd_grant_info info
         info.allocated = info.permitted = 1
         info.readonly = readonly
@@ -266,10 +276,10 @@ cdef class Machine:
     # -- Faults
 
     def inject(self, op, uint32_t after, int status, uint32_t count=1, *, int domid=-1) -> None:
-        """In every process of the machine: let `after` uses of op (FAULT_OPS) pass, then make count fail (0: all).
+        """In every process: let `after` uses of op (FAULT_OPS) pass, then make count fail (0: all from then).
 
-        status is a negative errno, or for "copy" a GNTST_*; "copy" and "copy-lie" count segments.  "notify-lost"
-        and "copy-lie" say success and do nothing.  domid: only uses by that domain."""
+        status is a negative errno, or for "copy" a GNTST_*; "copy" and "copy-lie" count segments.
+        "notify-lost" and "copy-lie" say success and do nothing.  domid: only uses by that domain."""
         if op not in FAULT_OPS:
             raise ValueError(f"{op!r} is none of {', '.join(FAULT_OPS)}")
         check(xenvbd_machine_inject(self._open(), FAULT_OPS.index(op), after, status, count, domid),

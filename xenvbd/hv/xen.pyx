@@ -34,15 +34,16 @@ cdef extern from "xengnttab.h" nogil:
     xengnttab_handle *xengnttab_open(void *logger, unsigned flags)
     int xengnttab_close(xengnttab_handle *xgt)
     int xengnttab_set_max_grants(xengnttab_handle *xgt, uint32_t count)
-    void *xengnttab_map_domain_grant_refs(xengnttab_handle *xgt, uint32_t count, uint32_t domid, uint32_t *refs,
-                                          int prot)
+    void *xengnttab_map_domain_grant_refs(xengnttab_handle *xgt, uint32_t count, uint32_t domid,
+                                          uint32_t *refs, int prot)
     int xengnttab_unmap(xengnttab_handle *xgt, void *address, uint32_t count)
     int xengnttab_grant_copy(xengnttab_handle *xgt, uint32_t count, xengnttab_grant_copy_segment_t *segments)
     ctypedef struct xengntshr_handle:
         pass
     xengntshr_handle *xengntshr_open(void *logger, unsigned flags)
     int xengntshr_close(xengntshr_handle *xgs)
-    void *xengntshr_share_pages(xengntshr_handle *xgs, uint32_t domid, int count, uint32_t *refs, int writable)
+    void *xengntshr_share_pages(xengntshr_handle *xgs, uint32_t domid, int count, uint32_t *refs,
+                                int writable)
     int xengntshr_unshare(xengntshr_handle *xgs, void *address, uint32_t count)
 
 
@@ -129,8 +130,8 @@ cdef int gnttab_set_max_grants(void *handle, uint32_t count) noexcept nogil:
 
 cdef int gnttab_map(void *handle, uint32_t domid, const uint32_t *refs, uint32_t count, int prot,
                     void **address) noexcept nogil:
-    return opened(xengnttab_map_domain_grant_refs(<xengnttab_handle *>handle, count, domid, <uint32_t *>refs, prot),
-                  address)
+    return opened(xengnttab_map_domain_grant_refs(<xengnttab_handle *>handle, count, domid, <uint32_t *>refs,
+                                                  prot), address)
 
 
 cdef int gnttab_unmap(void *handle, void *address, uint32_t count) noexcept nogil:
@@ -153,7 +154,8 @@ cdef int gntshr_close(void *handle) noexcept nogil:
 
 cdef int gntshr_share(void *handle, uint32_t domid, uint32_t count, uint32_t *refs, int writable,
                       void **address) noexcept nogil:
-    return opened(xengntshr_share_pages(<xengntshr_handle *>handle, domid, <int>count, refs, writable), address)
+    return opened(xengntshr_share_pages(<xengntshr_handle *>handle, domid, <int>count, refs, writable),
+                  address)
 
 
 cdef int gntshr_unshare(void *handle, void *address, uint32_t count) noexcept nogil:

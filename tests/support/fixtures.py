@@ -1,0 +1,83 @@
+"""Fixtures for tests of the data plane: a simulated machine, guests, planes; all of it is gone after the test."""
+from __future__ import annotations
+
+import itertools
+import select
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.guest import Guest
+from xenvbd.dataplane import DataPlane, Settings
+from xenvbd.disk.memory import MemoryDisk
+from xenvbd.hv import sim
+
+SIZE = 4 << 20
+
+
+@pytest.fixture
+def machine():
+    directory = tempfile.mkdtemp(prefix="xenvbd-", dir="/dev/shm")
+    with sim.Machine.create(directory + "/machine") as machine:
+        yield machine
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def guests(machine):
+    """guests(order=, abi=, index=): a new domain's Guest."""
+    made, domids = [], itertools.count(1)
+
+    def make(**options) -> Guest:
+        domid = next(domids)
+        machine.add_domain(domid)
+        made.append(Guest(machine, domid, **options))
+        return made[-1]
+
+    yield make
+    for guest in made:
+        guest.close()
+
+
+class Served:
+    """A guest and the plane that serves it from a disk."""
+
+    def __init__(self, machine, guest: Guest, disk, settings: Settings, journal=None, stats=None) -> None:
+        self.guest, self.disk = guest, disk
+        self.plane = DataPlane(machine.join(0), disk, name=f"vbd{guest.domid}", settings=settings)
+        self.plane.start(guest.agreement, [journal] if journal is not None else None,
+                         [stats] if stats is not None else None)
+        self.events: list = []
+
+    def expect(self, kind: str, timeout: float = 5):
+        """Wait for an event of this kind."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.events += self.plane.events()
+            for event in self.events:
+                if event.kind == kind:
+                    self.events.remove(event)
+                    return event
+            assert select.select([self.plane.events_fd], [], [], max(0.0, deadline - time.monotonic()))[0], \
+                f'no event "{kind}"; there were {self.events}'
+
+
+@pytest.fixture
+def serve(machine, guests) -> Callable[..., Served]:
+    """serve(guest=, disk=, journal=, stats=, **settings): a running plane; everything has a default."""
+    planes = []
+
+    def make(guest: Guest | None = None, disk=None, journal=None, stats=None, **settings) -> Served:
+        served = Served(machine, guest or guests(), disk or MemoryDisk("mem:4M", SIZE), Settings(**settings),
+                        journal, stats)
+        planes.append(served.plane)
+        return served
+
+    yield make
+    for plane in planes:
+        plane.stop_begin(abandon=True)
+        assert plane.stop(timeout=20), "a plane that does not stop"
+        plane.destroy()

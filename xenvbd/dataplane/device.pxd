@@ -1,0 +1,29 @@
+"""What the queues of one disk share: a failed flush stops all of them, and one flush runs at a time."""
+from libc.stdint cimport uint32_t
+
+from xenvbd.journal cimport journal
+
+cdef enum:
+    MAX_QUEUES = 16
+
+cdef struct peer:
+    uint32_t *orders
+    int control
+    journal *log
+
+cdef class Device:
+    cdef peer peers[16]
+    cdef uint32_t nr_peers
+    cdef uint32_t failed            # atomic
+    cdef uint32_t flush_taken       # atomic: a queue's fdatasync runs
+    cdef uint32_t flush_wanted      # atomic: another queue waits for it to end
+    cdef uint32_t running           # atomic: queues whose thread has not ended
+
+# All queues of the disk stop answering for good; every journal says so first.
+cdef void device_fail(Device device) noexcept nogil
+cdef bint device_failed(Device device) noexcept nogil
+# 1: this queue may flush now, and gives the turn back; 0: it will be woken to try again.
+cdef bint device_take_flush(Device device) noexcept nogil
+cdef void device_give_flush(Device device) noexcept nogil
+# The caller's queue has ended: 1 if it was the last.
+cdef bint device_leave(Device device) noexcept nogil

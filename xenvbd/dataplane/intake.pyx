@@ -1,0 +1,227 @@
+"""A pass reads req_prod once, copies each request once into its journal slot, and looks at nothing but that copy.
+
+Grant copies are one call for all segment descriptors of a pass and one for all the data written in it.  A request
+with one failed copy does no I/O at all.
+"""
+from libc.stdint cimport int16_t, uint32_t, uint64_t
+
+from xenvbd.dataplane.arena cimport ARENA_NONE, arena_address, arena_order, arena_take
+from xenvbd.dataplane.copies cimport copies_add_descriptors, copies_add_in, copies_failed, copies_fit, copies_run
+from xenvbd.dataplane.events cimport EVENT_QUARANTINED, event_post
+from xenvbd.dataplane.execute cimport execute, finish, proceed
+from xenvbd.dataplane.queue cimport SILENT_QUARANTINE
+from xenvbd.dataplane.tally cimport now_ns
+from xenvbd.dataplane.work cimport WORK_REFUSED, WORK_TAKEN, pop, push, work, work_list
+from xenvbd.journal cimport journal_consumed, journal_take, xenvbd_journal_slot
+from xenvbd.request cimport (
+    REQUEST_BARRIER,
+    REQUEST_READ,
+    indirect_pages,
+    request_check,
+    request_check_segments,
+)
+from xenvbd.ring cimport (
+    BLKIF_OP_INDIRECT,
+    BLKIF_RSP_EOPNOTSUPP,
+    BLKIF_RSP_ERROR,
+    BLKIF_RSP_OKAY,
+    XENVBD_SECTOR_SIZE,
+    back_pending,
+    back_take,
+)
+
+cdef enum:
+    EAGER_BUDGET = 16           # requests a pass while I/O finishes at once: the guest goes on with the first
+    FRUITLESS = 32              # passes without a good request before the guest has to wait
+    NAP_NS = 1000000
+
+
+cdef bint may_consume(Queue q) noexcept nogil:
+    return not (q.silence or q.stopping or q.barrier != NULL or q.starving.first != NULL or q.nap_until)
+
+
+cdef void quarantine(Queue q) noexcept nogil:
+    """The producer overran the ring (CVE-2010-4247): not one index of it can be believed any more."""
+    q.silence = SILENT_QUARANTINE
+    q.stats.quarantined = 1
+    event_post(&q.events, EVENT_QUARANTINED, 71, 0)     # EPROTO
+
+
+cdef void count_pass(Queue q, uint32_t taken) noexcept nogil:
+    """A guest that only rings, or only sends what is refused, is looked at a thousand times a second."""
+    if q.good:
+        q.fruitless = 0
+    elif taken or q.masked:
+        q.fruitless += 1
+        if q.fruitless >= FRUITLESS:
+            q.nap_until = now_ns() + NAP_NS
+
+
+cdef void refuse(Queue q, work *w, int16_t status) noexcept nogil:
+    if status == BLKIF_RSP_EOPNOTSUPP:
+        q.stats.unsupported += 1
+    else:
+        q.stats.invalid += 1
+    w.stage = WORK_REFUSED
+    finish(q, w, status)
+
+
+cdef inline void route(Queue q, work *w) noexcept nogil:
+    """It has its buffer."""
+    if w.plan.kind == REQUEST_READ:
+        execute(q, w)
+    else:
+        push(&q.gathering, w)
+
+
+cdef inline bint give_buffer(Queue q, work *w) noexcept nogil:
+    w.order = arena_order(w.plan.sectors * XENVBD_SECTOR_SIZE)
+    w.buffer = arena_take(q.buffers, w.order)
+    return w.buffer != ARENA_NONE
+
+
+cdef void prepare(Queue q, work *w) noexcept nogil:
+    """It is good.  Those that wait for a buffer are served in their order, so that large ones get theirs too."""
+    q.good += 1
+    if w.plan.sectors == 0:
+        execute(q, w)
+    elif q.starving.first == NULL and give_buffer(q, w):
+        route(q, w)
+    else:
+        if q.starving.first == NULL:
+            q.stats.starved += 1
+        push(&q.starving, w)
+
+
+cdef uint32_t revive(Queue q) noexcept nogil:
+    """Give buffers to those that wait for one; their number."""
+    cdef uint32_t n = 0
+    while q.starving.first != NULL and give_buffer(q, q.starving.first):
+        route(q, pop(&q.starving))
+        n += 1
+    return n
+
+
+cdef inline void admit(Queue q, uint64_t now) noexcept nogil:
+    """Take the next request and see where it goes."""
+    cdef uint32_t idx = q.ring.req_cons
+    cdef xenvbd_journal_slot *slot = journal_take(q.log)
+    cdef work *w = &q.works[slot - q.log.slots]
+    cdef int16_t status
+    back_take(&q.ring, &slot.request)
+    journal_consumed(q.log, slot, idx)
+    q.live += 1
+    w.slot, w.since, w.buffer, w.stage = slot, now, ARENA_NONE, WORK_TAKEN
+    w.op.owner = w
+    w.segments = slot.request.u.seg
+    status = request_check(&slot.request, &q.limits, &w.plan)
+    if status != BLKIF_RSP_OKAY:
+        refuse(q, w, status)
+        return
+    if w.plan.kind == REQUEST_BARRIER:
+        q.barrier = w
+    if slot.request.operation == BLKIF_OP_INDIRECT:
+        push(&q.describing, w)
+    else:
+        prepare(q, w)
+
+
+cdef uint32_t consume(Queue q) noexcept nogil:
+    cdef int posted = back_pending(&q.ring)
+    cdef uint32_t n = 0, budget = EAGER_BUDGET if q.eager else q.ring.nr_ents
+    cdef uint64_t now
+    q.good = 0
+    if posted < 0:
+        quarantine(q)
+        return 0
+    if posted > 0:
+        now = now_ns()
+        budget = min(budget, <uint32_t>posted)
+        while n < budget and q.barrier == NULL and q.starving.first == NULL:
+            admit(q, now)
+            n += 1
+    q.more = n < <uint32_t>posted
+    return n
+
+
+cdef void run_batch(Queue q) noexcept nogil:
+    copies_run(q.batch, q.grants)
+    q.stats.grant_copies += 1
+    q.stats.grant_segments += q.batch.nr
+
+
+cdef bint copied(Queue q, work *w, uint32_t nr) noexcept nogil:
+    """Whether all of a request's copies succeeded; otherwise it ends here."""
+    cdef uint32_t failed = copies_failed(q.batch, w, nr)
+    if failed == 0:
+        return True
+    q.stats.grant_errors += failed
+    finish(q, w, BLKIF_RSP_ERROR)
+    return False
+
+
+cdef void described(Queue q, work *w) noexcept nogil:
+    """An indirect request's segments are in private memory: judge them."""
+    cdef int16_t status
+    w.segments = w.descriptors
+    status = request_check_segments(&w.slot.request, w.segments, &q.limits, &w.plan)
+    if status == BLKIF_RSP_OKAY:
+        prepare(q, w)
+    else:
+        refuse(q, w, status)
+
+
+cdef void describe(Queue q) noexcept nogil:
+    """Copy the segment descriptors of indirect requests, each page once (XSA-155)."""
+    cdef work_list batch
+    cdef work *w
+    while q.describing.first != NULL:
+        q.batch.nr = 0
+        batch.first = batch.last = NULL
+        while q.describing.first != NULL and copies_fit(q.batch, indirect_pages(q.describing.first.plan.nr_segments)):
+            w = pop(&q.describing)
+            copies_add_descriptors(q.batch, w)
+            push(&batch, w)
+        run_batch(q)
+        w = pop(&batch)
+        while w != NULL:
+            if copied(q, w, indirect_pages(w.plan.nr_segments)):
+                described(q, w)
+            w = pop(&batch)
+
+
+cdef void gather(Queue q) noexcept nogil:
+    """Copy in what the writes of this pass write."""
+    cdef work_list batch
+    cdef work *w
+    while q.gathering.first != NULL:
+        q.batch.nr = 0
+        batch.first = batch.last = NULL
+        while q.gathering.first != NULL and copies_fit(q.batch, q.gathering.first.plan.nr_segments):
+            w = pop(&q.gathering)
+            copies_add_in(q.batch, w, arena_address(q.buffers, w.buffer))
+            push(&batch, w)
+        run_batch(q)
+        w = pop(&batch)
+        while w != NULL:
+            if copied(q, w, w.plan.nr_segments):
+                execute(q, w)
+            w = pop(&batch)
+
+
+cdef uint32_t intake(Queue q) noexcept nogil:
+    cdef uint32_t revived = 0, taken = 0
+    if q.silence:
+        return 0
+    if q.starving.first != NULL:
+        revived = revive(q)
+    if may_consume(q):
+        taken = consume(q)
+        if q.describing.first != NULL:
+            describe(q)
+        count_pass(q, taken)
+    if q.gathering.first != NULL:
+        gather(q)
+    proceed(q)
+    q.busy += taken
+    return revived + taken

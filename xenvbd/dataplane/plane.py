@@ -1,0 +1,205 @@
+"""The data plane of one disk, as the seed calls it: create, start, stop, destroy."""
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from xenvbd.dataplane.device import Device
+from xenvbd.dataplane.queue import ABANDON, RESUME, STOP, Queue
+from xenvbd.dataplane.settings import Settings
+from xenvbd.dataplane.thread import run
+from xenvbd.errors import Error
+
+if TYPE_CHECKING:
+    from xenvbd.disk.disk import Disk
+    from xenvbd.hv.ops import Hypervisor
+
+
+class QueueAgreement(Protocol):
+    """One ring, as it was negotiated."""
+
+    @property
+    def ring_refs(self) -> tuple[int, ...]: ...
+
+    @property
+    def event_channel(self) -> int: ...
+
+
+class Agreement(Protocol):
+    """What frontend and backend agreed on: features.Agreement, of which this is what the data plane looks at."""
+
+    @property
+    def domid(self) -> int: ...
+
+    @property
+    def devid(self) -> int: ...
+
+    @property
+    def abi(self) -> str: ...
+
+    @property
+    def queues(self) -> Sequence[QueueAgreement]: ...
+
+
+class PlaneEvent(NamedTuple):
+    """Something a person or the manager should know.
+
+    kind: "quarantined" (the ring's producer overran it), "flush-failed" (nothing is answered any more), "no-space",
+    "resumed", "io-error" (answered with an error), "stopped" (every thread has ended).  detail: for the errors of
+    reads and writes the request's sector."""
+
+    kind: str
+    queue: int
+    errno: int
+    detail: int
+
+
+class DataPlane:
+    """Serves one Disk to one frontend.
+
+    Its methods are for one thread.  States: "stopped" (also at first), "running", "stopping", "destroyed"."""
+
+    def __init__(self, hypervisor: Hypervisor, disk: Disk, *, name: str = "", settings: Settings | None = None,
+                 image: tuple[int, int] = (0, 0)) -> None:
+        """name: for messages.  image: (dev, ino) of what is served, for the journal.  disk: stays its owner's."""
+        self.name = name
+        self.settings = settings or Settings()
+        self.lost = 0                           # events that nobody took in time
+        self._hypervisor = hypervisor
+        self._disk = disk
+        self._image = image
+        self._queues: list[Queue] = []
+        self._threads: list[threading.Thread] = []
+        self._state = "stopped"
+        self._events_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    @property
+    def state(self) -> str:
+        return self._state
+
+    @property
+    def events_fd(self) -> int:
+        """Readable when events() has something to say."""
+        return self._events_fd
+
+    def start(self, agreement: Agreement, journals: Sequence[int] | None = None,
+              stats: Sequence[int] | None = None) -> None:
+        """Map the rings, bind the event channels, serve: one thread a queue.
+
+        journals, stats: a file's descriptor for each queue, which stays the caller's; None: private memory.
+        Raises HypervisorError, ProtocolError or OSError with everything undone."""
+        self._expect("stopped")
+        device = Device()
+        try:
+            for number in range(len(agreement.queues)):
+                queue = Queue.__new__(Queue)
+                self._queues.append(queue)      # first, so that what a failure left is closed
+                queue.__init__(number, self._hypervisor, self._disk, device, agreement,  # type: ignore[misc]
+                               self.settings, self._image, journals[number] if journals else None,
+                               stats[number] if stats else None, self._events_fd)
+            self._start_threads()
+        except BaseException:
+            self._end_threads()
+            self._close_queues()
+            raise
+        self._state = "running"
+
+    def _start_threads(self) -> None:
+        for queue in self._queues:
+            report: SimpleQueue[int] = SimpleQueue()
+            thread = threading.Thread(target=run, args=(queue, report.put), daemon=True,
+                                      name=f"{self.name or 'vbd'} queue {queue.number}")
+            thread.start()
+            self._threads.append(thread)
+            rc = report.get()
+            if rc < 0:
+                raise Error(-rc, f"queue {queue.number} cannot use {self._disk.target}: {os.strerror(-rc)}",
+                            disk=self.name or None)
+
+    def stop_begin(self, *, abandon: bool = False) -> None:
+        """Stop consuming; answer what was consumed; let go of the rings.  The event "stopped" tells when that is done.
+
+        abandon: the frontend is gone or must wait no longer: let go of the rings at once, answer nothing more.
+        Buffers stay until the storage is done with them in either case.  In no state does this wait."""
+        if self._state in ("running", "stopping"):
+            for queue in self._queues:
+                queue.order(STOP | (ABANDON if abandon else 0))
+            self._state = "stopping"
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """stop_begin(), and wait, as long as the storage takes.  False: not stopped yet within timeout seconds."""
+        self.stop_begin()
+        for thread in self._threads:
+            thread.join(timeout)
+            if thread.is_alive():
+                return False
+        self._finish()
+        return True
+
+    def resume(self) -> None:
+        """Try again now what there was no room for; it is tried each second anyhow."""
+        if self._state == "running":
+            for queue in self._queues:
+                queue.order(RESUME)
+
+    def events(self) -> list[PlaneEvent]:
+        """What happened since the last call; never waits.  After "stopped" the plane can be started again."""
+        if self._state == "destroyed":
+            return []
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._events_fd)
+        found = self._take()
+        if any(event.kind == "stopped" for event in found):
+            self._finish()
+        return found
+
+    def statistics(self) -> list[bytes]:
+        """Each queue's struct xenvbd_stats (stats.h) as it is now."""
+        return [queue.statistics() for queue in self._queues]
+
+    def destroy(self) -> None:
+        """Stop, and give everything back; the disk stays open.  Doing it again does nothing."""
+        if self._state != "destroyed":
+            self.stop()
+            self._state = "destroyed"
+            os.close(self._events_fd)
+
+    def _take(self) -> list[PlaneEvent]:
+        found, lost = [], 0
+        for queue in self._queues:
+            events, dropped = queue.take_events()
+            found += [PlaneEvent(kind, queue.number, error, detail) for kind, error, detail in events]
+            lost += dropped
+        self.lost = lost
+        return found
+
+    def _end_threads(self) -> None:
+        for queue in self._queues:
+            if queue.control >= 0:
+                queue.order(STOP | ABANDON)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _finish(self) -> None:
+        """Every thread has ended, or is about to."""
+        if self._state == "stopping":
+            for thread in self._threads:
+                thread.join()
+            self._threads.clear()
+            self._close_queues()
+            self._state = "stopped"
+
+    def _close_queues(self) -> None:
+        for queue in self._queues:
+            queue.close()
+        self._queues.clear()
+
+    def _expect(self, state: str) -> None:
+        if self._state != state:
+            raise Error(errno.EINVAL, f"the data plane is {self._state}, not {state}", disk=self.name or None)

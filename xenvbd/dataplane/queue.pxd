@@ -1,0 +1,107 @@
+"""What one ring's I/O thread owns.  Nothing in here is touched by another thread while it runs, but `orders`."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from xenvbd.dataplane.arena cimport Arena, arena
+from xenvbd.dataplane.copies cimport copy_batch
+from xenvbd.dataplane.device cimport Device
+from xenvbd.dataplane.events cimport event_list
+from xenvbd.dataplane.tally cimport Tally, xenvbd_stats
+from xenvbd.dataplane.work cimport work, work_list
+from xenvbd.disk.disk cimport Disk, DiskQueue, disk_op
+from xenvbd.hv.evtchn cimport EventChannels
+from xenvbd.hv.grant cimport GrantTable, Mapping
+from xenvbd.hv.ops cimport Hypervisor
+from xenvbd.journal cimport Journal, journal
+from xenvbd.request cimport request_limits
+from xenvbd.ring cimport back_ring, blkif_request_segment
+
+cdef enum queue_order:
+    # Bits that other threads set in Queue.orders, followed by a kick of Queue.control.
+    ORDER_STOP = 1          # answer what was consumed, then end
+    ORDER_ABANDON = 2       # with STOP: the frontend is gone; let go of the ring now
+    ORDER_RESUME = 4        # try again what there was no room for
+    ORDER_WAKE = 8          # another queue of the disk has changed something: look
+
+cdef enum queue_silence:
+    # Why the ring is not written to any more.
+    SPEAKING = 0
+    SILENT_QUARANTINE = 1
+    SILENT_FAILED = 2
+    SILENT_ABANDONED = 3
+
+cdef enum watch_tag:
+    TAG_EVTCHN = 0
+    TAG_CONTROL = 1
+
+
+cdef class Queue:
+    cdef readonly uint32_t number
+    # what it works with
+    cdef EventChannels evtchn
+    cdef GrantTable grants
+    cdef Mapping mapping
+    cdef Journal journal_file
+    cdef Tally tally
+    cdef Arena memory
+    cdef DiskQueue disk
+    cdef Device device
+    cdef back_ring ring
+    cdef journal *log
+    cdef xenvbd_stats *stats
+    cdef arena *buffers
+    cdef request_limits limits
+    cdef copy_batch *batch
+    cdef work *works
+    cdef blkif_request_segment *descriptors
+    cdef event_list events
+    cdef uint32_t port
+    cdef readonly int control       # eventfd
+    cdef uint32_t orders            # atomic: bits of queue_order
+    # where the requests in flight are; each in one list, or with the disk
+    cdef work_list describing       # indirect: their pages of segments are to be copied
+    cdef work_list starving         # there was no buffer for them
+    cdef work_list gathering        # writes whose data is to be copied in
+    cdef work_list scattering       # reads whose data is to be copied out
+    cdef work_list flush_waiting
+    cdef work_list flushing         # covered by the fdatasync that runs
+    cdef work_list discards
+    cdef work_list held             # writes there is no room for on the storage
+    cdef work_list finished         # to be answered
+    cdef work *barrier              # nothing is consumed while there is one
+    cdef disk_op flush
+    cdef bint flush_running
+    cdef uint32_t discards_running
+    cdef uint32_t discards_allowed
+    # how many they are
+    cdef uint32_t live              # consumed and not answered
+    cdef uint32_t owned             # of them, operations that the disk has
+    cdef uint32_t unstarted         # submitted since the last enter() or sleep()
+    cdef uint32_t good              # consumed and not refused, of this pass
+    # how the thread is to go on
+    cdef int silence                # enum queue_silence
+    cdef bint stopping
+    cdef bint masked                # an event came, and the port is masked until the work is done
+    cdef bint more                  # the ring had more than this pass took
+    cdef bint eager                 # operations finish as soon as they are started
+    cdef int registered             # 1: the engine has the buffers pinned; < 0: it would not take them
+    cdef uint32_t rests
+    cdef uint32_t nr_held           # held, or being tried again
+    cdef uint64_t busy              # requests since the buffers were given back to the kernel
+    cdef uint32_t fruitless         # passes in a row that found nothing to do for the guest's good
+    cdef uint64_t nap_until         # ns: do not look at the ring before
+    cdef uint64_t retry_at          # ns: when to try again what is held
+    cdef uint64_t poll_ns
+
+    # The thread: attach() to the disk and the descriptors, serve until told to stop, detach().
+    cdef int attach(self) noexcept nogil
+    cdef void detach(self) noexcept nogil
+    cdef void release_ring(self) noexcept nogil
+    cdef set_limits(self, Disk disk, settings)
+    cdef connect(self, Hypervisor hypervisor, agreement)
+    cdef attach_ring(self, uint32_t pages, int abi)
+    cdef allocate(self, Disk disk, settings)
+    cdef open_files(self, agreement, image, journal_fd, stats_fd)
+    cdef join_device(self)
+
+
+cdef void order(Queue q, uint32_t bits) noexcept nogil

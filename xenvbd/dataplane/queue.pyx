@@ -1,0 +1,185 @@
+"""Setting up what an I/O thread needs, so that the thread itself allocates nothing; and taking it down."""
+import errno
+import os
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from xenvbd.dataplane.arena cimport Arena
+from xenvbd.dataplane.device cimport MAX_QUEUES, Device
+from xenvbd.dataplane.events cimport event, event_take, kick
+from xenvbd.dataplane.tally cimport Tally
+from xenvbd.disk.disk cimport Disk
+from xenvbd.hv.evtchn cimport EventChannels
+from xenvbd.hv.grant cimport GrantTable
+from xenvbd.hv.ops cimport Hypervisor
+from xenvbd.journal cimport Journal
+from xenvbd.ring cimport XENVBD_SECTOR_SIZE, back_attach, back_pending, back_shared_rsp_prod, ring_entries
+
+from xenvbd.dataplane.events import KINDS
+from xenvbd.errors import ProtocolError, check
+from xenvbd.journal import Identity
+from xenvbd.ring import ABIS
+
+cdef extern from * nogil:
+    enum:
+        __ATOMIC_SEQ_CST
+    uint32_t set_bits "__atomic_fetch_or"(uint32_t *p, uint32_t bits, int order) noexcept
+
+# A kernel or machine without it: the handle is not confined, and works.
+NO_RESTRICTION = (-errno.ENOTTY, -errno.ENOSYS, -errno.EOPNOTSUPP)
+DISCARDS_A_DISK = 2
+
+
+cdef void order(Queue q, uint32_t bits) noexcept nogil:
+    """Tell the queue's thread; from any thread."""
+    set_bits(&q.orders, bits, __ATOMIC_SEQ_CST)
+    kick(q.control)
+
+
+cdef class Queue:
+    """One ring, mapped, with everything that serves it; a thread is started by whoever made it (plane.py)."""
+
+    def __cinit__(self):
+        self.control = -1
+        self.eager = True
+
+    def __init__(self, uint32_t number, Hypervisor hypervisor, Disk disk, Device device, agreement, settings,
+                 image, journal_fd, stats_fd, int events_fd):
+        """agreement, settings: see plane.py; image: (dev, ino).  Raises OSError and its subclasses; close()
+        undoes what was done until then."""
+        self.number, self.device = number, device
+        self.events.fd = events_fd
+        self.poll_ns = settings.poll_ns
+        self.discards_allowed = max(1, DISCARDS_A_DISK // len(agreement.queues))
+        self.control = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.set_limits(disk, settings)
+        self.connect(hypervisor, agreement)
+        self.allocate(disk, settings)
+        self.open_files(agreement, image, journal_fd, stats_fd)
+        self.join_device()
+
+    def __dealloc__(self):
+        free(self.works)
+        free(self.descriptors)
+        free(self.batch)
+
+    cdef set_limits(self, Disk disk, settings):
+        self.limits.capacity = disk.size // XENVBD_SECTOR_SIZE
+        self.limits.block_mask = settings.logical_block_size // XENVBD_SECTOR_SIZE - 1
+        self.limits.max_indirect = settings.max_indirect
+        self.limits.read_only = settings.read_only or disk.read_only
+        self.limits.discard = settings.discard and disk.can_discard
+        self.limits.barrier = settings.barrier
+
+    cdef connect(self, Hypervisor hypervisor, agreement):
+        """Map the ring and bind the event channel."""
+        part = agreement.queues[self.number]
+        self.grants = GrantTable(hypervisor)
+        self.mapping = self.grants.map(agreement.domid, part.ring_refs)
+        self.attach_ring(len(part.ring_refs), ABIS[agreement.abi])
+        self.evtchn = EventChannels(hypervisor)
+        rc = self.evtchn.c_restrict_domid(agreement.domid)
+        if rc not in NO_RESTRICTION:
+            check(rc, f"confine the event channels to domain {agreement.domid}")
+        self.port = check(self.evtchn.c_bind_interdomain(agreement.domid, part.event_channel),
+                          f"bind event channel {part.event_channel} of domain {agreement.domid}")
+
+    cdef attach_ring(self, uint32_t pages, int abi):
+        """Begin where the frontend says that responses are, as blkback does: a fresh ring says 0."""
+        self.ring.sring = self.mapping.address
+        cdef uint32_t index = back_shared_rsp_prod(&self.ring)
+        back_attach(&self.ring, self.mapping.address, pages, abi, index)
+        if back_pending(&self.ring) < 0:
+            raise ProtocolError(errno.EPROTO, "the ring claims more requests than it has entries")
+
+    cdef allocate(self, Disk disk, settings):
+        cdef uint32_t entries = self.ring.nr_ents, i
+        cdef size_t room = max(1, settings.max_indirect)
+        self.memory = Arena(settings.max_buffer_bytes)
+        self.buffers = &self.memory.c
+        self.works = <work *>calloc(entries, sizeof(work))
+        self.descriptors = <blkif_request_segment *>calloc(entries * room, sizeof(blkif_request_segment))
+        self.batch = <copy_batch *>calloc(1, sizeof(copy_batch))
+        if self.works == NULL or self.descriptors == NULL or self.batch == NULL:
+            raise MemoryError()
+        for i in range(entries):
+            self.works[i].descriptors = self.descriptors + i * room
+        self.disk = disk.queue(entries + 1)         # one more: the fdatasync that flushes share
+
+    cdef open_files(self, agreement, image, journal_fd, stats_fd):
+        part = agreement.queues[self.number]
+        identity = Identity(agreement.domid, agreement.devid, self.number, part.event_channel, self.ring.abi,
+                            tuple(part.ring_refs), image[0], image[1], self.limits.capacity)
+        self.batch.domid = agreement.domid
+        self.journal_file = Journal.create(journal_fd, identity, self.ring.nr_ents, self.ring.rsp_prod)
+        self.log = &self.journal_file.c
+        self.tally = Tally(stats_fd)
+        self.stats = self.tally.stats
+
+    cdef join_device(self):
+        cdef Device device = self.device
+        if device.nr_peers == MAX_QUEUES:
+            raise ProtocolError(errno.EINVAL, "more queues than a disk may have")
+        device.peers[device.nr_peers].orders = &self.orders
+        device.peers[device.nr_peers].control = self.control
+        device.peers[device.nr_peers].log = self.log
+        device.nr_peers += 1
+        device.running += 1
+
+    cdef int attach(self) noexcept nogil:
+        """In the I/O thread: 0 or a negative errno."""
+        cdef int rc = self.disk.attach()
+        if rc >= 0:
+            rc = self.disk.watch(self.evtchn.c_fd(), TAG_EVTCHN)
+            if rc >= 0:
+                rc = self.disk.watch(self.control, TAG_CONTROL)
+            if rc < 0:
+                self.disk.detach()
+        return rc
+
+    cdef void detach(self) noexcept nogil:
+        """In the I/O thread, at its end: nothing is in flight."""
+        self.disk.detach()
+        self.release_ring()
+
+    cdef void release_ring(self) noexcept nogil:
+        """Let go of the guest: unbind, unmap.  Doing it again does nothing."""
+        if self.mapping.address != NULL:
+            self.evtchn.c_unbind(self.port)
+            self.mapping.c_release()
+
+    def close(self):
+        """Give everything back.  The thread must have ended, or never begun.  Doing it again does nothing."""
+        if self.evtchn is not None:
+            self.evtchn.close()
+        if self.grants is not None:
+            self.grants.close()
+        self.disk = None
+        if self.control >= 0:
+            os.close(self.control)
+            self.control = -1
+
+    def order(self, uint32_t bits):
+        """Tell the thread: ORDERS, added up."""
+        order(self, bits)
+
+    def take_events(self):
+        """What the thread has had to tell since the last call: [(kind, errno, detail)], and how many got lost."""
+        cdef event e
+        found = []
+        while event_take(&self.events, &e):
+            found.append((KINDS[e.kind], e.error, e.detail))
+        return found, self.events.dropped
+
+    def statistics(self):
+        """The bytes of struct xenvbd_stats as they are now."""
+        return self.tally.raw()
+
+    @property
+    def entries(self):
+        """Requests the ring has room for."""
+        return self.ring.nr_ents
+
+
+STOP, ABANDON, RESUME = ORDER_STOP, ORDER_ABANDON, ORDER_RESUME

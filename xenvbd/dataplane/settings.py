@@ -1,0 +1,33 @@
+"""What a data plane is allowed and told to do: the part of a disk's properties that it looks at."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_INDIRECT = 256              # segments: 1 MiB, which is the largest buffer there is
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields that say what is offered must say what was advertised; the rest is the host's choice.
+
+    Secure discards are always refused.  Raises ValueError."""
+
+    discard: bool = True                    # if the disk can
+    barrier: bool = False                   # WRITE_BARRIER
+    max_indirect: int = MAX_INDIRECT        # segments; 0: no indirect requests
+    read_only: bool = False                 # also if the disk is
+    logical_block_size: int = 512           # bytes; requests must be aligned to it
+    max_buffer_bytes: int = 16 * MIB        # for the data of one ring
+    poll_ns: int = 0                        # how long to look for requests before sleeping
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_indirect <= MAX_INDIRECT:
+            raise ValueError(f"max_indirect={self.max_indirect}: 0 to {MAX_INDIRECT} segments")
+        size = self.logical_block_size
+        if size < 512 or size & (size - 1):
+            raise ValueError(f"logical_block_size={size}: a power of two from 512 on")
+        if self.max_buffer_bytes < 2 * MIB or self.max_buffer_bytes > 1 << 34:
+            raise ValueError(f"max_buffer_bytes={self.max_buffer_bytes}: 2 MiB to 16 GiB")
+        if self.poll_ns < 0:
+            raise ValueError(f"poll_ns={self.poll_ns}: not negative")

@@ -1,0 +1,212 @@
+"""The I/O thread of a queue: passes while there is work, one system call to sleep when there is none.
+
+It holds the GIL only to begin and to end.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from xenvbd.dataplane.arena cimport arena_trim
+from xenvbd.dataplane.device cimport device_failed, device_leave
+from xenvbd.dataplane.events cimport EVENT_STOPPED, event_post
+from xenvbd.dataplane.execute cimport follow_failure, retry_held
+from xenvbd.dataplane.intake cimport intake, may_consume
+from xenvbd.dataplane.queue cimport (
+    ORDER_ABANDON,
+    ORDER_RESUME,
+    ORDER_STOP,
+    SILENT_ABANDONED,
+    TAG_CONTROL,
+    TAG_EVTCHN,
+    Queue,
+)
+from xenvbd.dataplane.reply cimport collect
+from xenvbd.dataplane.tally cimport now_ns
+from xenvbd.ring cimport back_final_check, back_pending
+
+cdef extern from * nogil:
+    enum:
+        __ATOMIC_RELAXED
+        __ATOMIC_SEQ_CST
+    uint32_t load "__atomic_load_n"(const uint32_t *p, int order) noexcept
+    uint32_t swap "__atomic_exchange_n"(uint32_t *p, uint32_t value, int order) noexcept
+
+cdef extern from "unistd.h" nogil:
+    ssize_t read(int fd, void *data, size_t length) noexcept
+    int usleep(unsigned useconds) noexcept
+
+cdef extern from "signal.h" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int SIG_SETMASK
+    int sigfillset(sigset_t *set) noexcept
+    int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) noexcept
+
+cdef enum:
+    PROBE_EAGER = 64                # sleeps until it is tried again whether I/O finishes at once
+    WORTH_PINNING = 1024            # requests since the buffers were last given back
+    RETRY_NS = 1000000000
+cdef int64_t TRIM_NS = 10000000000  # idle for so long: the buffers' memory goes back to the kernel
+
+
+cdef void pin_buffers(Queue q) noexcept nogil:
+    """Let the engine pin the buffers once it is worth it: an idle disk keeps no memory."""
+    cdef int rc
+    if q.registered == 0 and q.busy > WORTH_PINNING:
+        rc = q.disk.register_buffer(q.buffers.base, <size_t>q.buffers.pages << 12)
+        q.registered = 1 if rc >= 0 else -1
+
+
+cdef void trim_buffers(Queue q) noexcept nogil:
+    """Unpin first: pages dropped while pinned would be other pages for us than for the kernel."""
+    if q.registered > 0 and q.disk.register_buffer(NULL, 0) < 0:
+        return
+    q.registered = min(q.registered, 0)
+    q.busy = 0
+    arena_trim(q.buffers)
+
+
+cdef void start(Queue q) noexcept nogil:
+    """Let the engine begin what was submitted."""
+    q.unstarted = 0
+    q.disk.enter()
+
+
+cdef void hear(Queue q) noexcept nogil:
+    """Take the event.  The port stays masked until the work is done (XSA-332)."""
+    while q.evtchn.c_pending() >= 0:
+        q.stats.events_in += 1
+        q.masked = True
+
+
+cdef void empty_control(Queue q) noexcept nogil:
+    cdef uint64_t count
+    read(q.control, &count, sizeof(count))      # not blocking; what it says is in q.orders
+
+
+cdef int64_t patience(Queue q, uint64_t now) noexcept nogil:
+    """How long to sleep at most, in nanoseconds; < 0: until something happens."""
+    cdef uint64_t until = 0
+    if q.nap_until:
+        until = q.nap_until
+    if q.held.first != NULL and (until == 0 or q.retry_at < until):
+        until = q.retry_at
+    if until:
+        return <int64_t>(until - now) if until > now else 0
+    return TRIM_NS if q.live == 0 and q.buffers.touched else -1
+
+
+cdef void expire(Queue q, uint64_t before, int64_t timeout) noexcept nogil:
+    """Do what was to be done at a time."""
+    cdef uint64_t now = now_ns()
+    if q.nap_until and now >= q.nap_until:
+        q.nap_until = 0
+    if q.held.first != NULL and now >= q.retry_at:
+        retry_held(q)
+    if timeout == TRIM_NS and now - before >= <uint64_t>TRIM_NS and q.live == 0:
+        trim_buffers(q)
+
+
+cdef void sleep(Queue q) noexcept nogil:
+    cdef uint64_t before = now_ns()
+    cdef int64_t timeout = patience(q, before)
+    cdef uint32_t ready = 0
+    q.unstarted = 0
+    if q.disk.sleep(timeout, &ready) < 0:
+        usleep(1000)                # never a busy loop, whatever it was
+    q.stats.wakeups += 1
+    q.stats.submits = q.disk.system_calls()
+    q.rests += 1
+    if q.rests % PROBE_EAGER == 0:
+        q.eager = True
+    if ready & (1 << TAG_EVTCHN):
+        hear(q)
+    if ready & (1 << TAG_CONTROL):
+        empty_control(q)
+    if timeout >= 0:
+        expire(q, before, timeout)
+
+
+cdef bint spin(Queue q) noexcept nogil:
+    """Look for requests a little longer, with nothing in flight only: the disk would want this CPU."""
+    cdef uint64_t until
+    if q.poll_ns == 0 or q.live or not may_consume(q):
+        return False
+    until = now_ns() + q.poll_ns
+    while now_ns() < until:
+        if back_pending(&q.ring) != 0 or load(&q.orders, __ATOMIC_RELAXED):
+            return True
+    return False
+
+
+cdef void rest(Queue q) noexcept nogil:
+    """Nothing is left to do: unmask, ask for an event, look once more, sleep."""
+    if spin(q):
+        return
+    if q.masked and not q.nap_until and not q.silence:
+        q.masked = False
+        q.evtchn.c_unmask(q.port)
+    if may_consume(q) and back_final_check(&q.ring):
+        if q.unstarted:
+            start(q)
+        return
+    sleep(q)
+
+
+cdef void obey(Queue q) noexcept nogil:
+    cdef uint32_t orders = swap(&q.orders, 0, __ATOMIC_SEQ_CST)
+    if orders & ORDER_ABANDON:
+        # The guest's pages may go any moment: nothing touches them from here on.
+        q.silence = SILENT_ABANDONED
+        q.release_ring()
+    if orders & ORDER_STOP:
+        q.stopping = True
+    if orders & (ORDER_RESUME | ORDER_STOP) and not q.silence:
+        retry_held(q)
+    if device_failed(q.device) and not q.silence:
+        follow_failure(q)
+
+
+cdef bint ended(Queue q) noexcept nogil:
+    """Everything is answered, or what is not answered will never be and the disk is done with it."""
+    return q.stopping and (q.live == 0 or (q.silence != 0 and q.owned == 0))
+
+
+cdef void serve(Queue q) noexcept nogil:
+    cdef uint32_t taken, got
+    cdef bint started
+    while not ended(q):
+        if load(&q.orders, __ATOMIC_RELAXED):
+            obey(q)
+        taken = intake(q)
+        started = q.unstarted != 0 and (q.eager or q.more)
+        if started:
+            pin_buffers(q)
+            start(q)
+        got = collect(q)
+        if started:
+            q.eager = got != 0
+        if taken or got:
+            q.stats.passes += 1
+        if got == 0 and (taken == 0 or q.unstarted):
+            rest(q)
+
+
+cdef void block_signals() noexcept nogil:
+    cdef sigset_t all
+    sigfillset(&all)
+    pthread_sigmask(SIG_SETMASK, &all, NULL)
+
+
+def run(Queue q, report):
+    """The body of a queue's thread: report(rc) once it is attached (a negative errno: it is not, and ends)."""
+    cdef int rc
+    with nogil:
+        block_signals()
+        rc = q.attach()
+    report(rc)
+    if rc < 0:
+        return
+    with nogil:
+        serve(q)
+        q.detach()
+        if device_leave(q.device):
+            event_post(&q.events, EVENT_STOPPED, 0, 0)
