@@ -64,6 +64,7 @@ def enable(patterns: Iterable[str]) -> frozenset[str]:
     global _enabled
     wanted = list(patterns)
     _enabled = frozenset(name for name in EVENTS if any(fnmatchcase(name, pattern) for pattern in wanted))
+    logger.setLevel(logging.INFO)       # whatever the level of the log: who enables an event wants to see it
     return _enabled
 
 
@@ -77,19 +78,21 @@ def event(name: str, **fields: object) -> None:
     if name not in _enabled:
         return
     shown = {key: quote(value) if isinstance(value, bytes) else value for key, value in fields.items()}
-    text = "".join(f" {key}={_word(value)}" for key, value in shown.items())
+    text = "".join(f" {key}={_word(value)}" for key, value in fields.items())
     logger.info("%s%s", name, text, extra={"event": name, "fields": shown})
 
 
 def quote(value: bytes | str, limit: int = 64) -> str:
     """What a guest wrote, fit for a log line: printable ASCII, in quotes, cut after limit bytes."""
-    data = value if isinstance(value, bytes) else value.encode(errors="surrogateescape")
+    data = value if isinstance(value, bytes) else value.encode(errors="backslashreplace")
     text = ascii(data[:limit].decode("latin-1"))
     return text if len(data) <= limit else f"{text}... ({len(data)} bytes)"
 
 
 def _word(value: object) -> str:
     """A field's value as one word, or quoted."""
+    if isinstance(value, bytes):
+        return quote(value)
     text = str(value)
     plain = text and all(" " < letter <= "~" and letter not in "\"'=" for letter in text)
     return text if plain else ascii(text)
@@ -111,7 +114,7 @@ class JsonFormatter(logging.Formatter):
         entry: dict[str, Any] = {"time": round(record.created, 6), "level": record.levelname.lower(),
                                  "logger": record.name}
         if name := getattr(record, "event", None):
-            entry |= {"event": name} | getattr(record, "fields", {})
+            entry = getattr(record, "fields", {}) | entry | {"event": name}
         else:
             entry["message"] = record.getMessage()
         if record.exc_info:
@@ -132,7 +135,7 @@ class Limiter:
     def log(self, to: logging.Logger, level: int, message: str, *args: object) -> bool:
         """Write the line to the logger if the rate allows it; say whether."""
         if self.suppressed and self._take():
-            to.log(level, "%d lines like the next were suppressed", self.suppressed)
+            to.log(level, "lines like the next that were suppressed: %d", self.suppressed)
             self.suppressed = 0
         if self.suppressed or not self._take():
             self.suppressed += 1
