@@ -173,9 +173,11 @@ cdef bint ended(Queue q) noexcept nogil:
 cdef void serve(Queue q) noexcept nogil:
     cdef uint32_t taken, got
     cdef bint started
-    while not ended(q):
+    while True:
         if load(&q.orders, __ATOMIC_RELAXED):
             obey(q)
+        if ended(q):
+            return
         taken = intake(q)
         started = q.unstarted != 0 and (q.eager or q.more)
         if started:
