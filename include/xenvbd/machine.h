@@ -14,6 +14,7 @@
  *   because its kernel crashed); they go with xenvbd_machine_remove_domain().  Whoever has a page mapped
  *   keeps it.
  * - Notify, pending, unmask and grant copy take no lock.  A copy makes no system call, a notify at most one.
+ * - A domain's memory is a sparse file: when the tmpfs is full, who touches a new page gets SIGBUS.
  *
  * Not simulated: grants of version 2, transitive grants, VIRQs, memory hotplug.  A mapped page is not reused
  * while it is mapped; a page that is revoked and shared again *during* a copy is not protected.

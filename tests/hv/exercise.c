@@ -159,7 +159,9 @@ static int copy(const char *dir, int calls)
     front.gntshr->close(sharer);
     xenvbd_machine_close(back.machine);
     xenvbd_machine_close(front.machine);
-    return local[BATCH * 4096 - 1] != 0x5a;
+    calls = local[BATCH * 4096 - 1] == 0x5a ? 0 : 1;
+    free(local);
+    return calls;
 }
 
 /* -- Everything at random -------------------------------------------------------------------------------- */
@@ -179,13 +181,12 @@ static void live(struct life *l)
     l->hv.gntshr->open(l->hv.machine, &l->sharer);
 }
 
-static void die(struct life *l)
+static void end(struct life *l)
 {
     l->hv.evtchn->close(l->channels);
     l->hv.gnttab->close(l->table);
     l->hv.gntshr->close(l->sharer);
     l->mapped = l->shared = NULL;
-    live(l);
 }
 
 static void remap(struct life *l)
@@ -221,7 +222,11 @@ static void act(struct life *l)
     case 4: l->hv.evtchn->notify(l->channels, l->port); break;
     case 5: remap(l); break;
     case 6: reshare(l); break;
-    case 7: if (rand() % 8 == 0) die(l); break;
+    case 7:
+        if (rand() % 8)
+            break;
+        end(l);
+        live(l);
     }
     port = l->hv.evtchn->pending(l->channels);
     if (port > 0)
@@ -268,7 +273,7 @@ static int script(const char *dir, unsigned long at)
     reshare(&l);
     reshare(&l);
     script_domain(&l);
-    die(&l);
+    end(&l);
     xenvbd_machine_close(l.hv.machine);
     puts("done");
     return 0;
