@@ -77,6 +77,18 @@ say(*page.refs); hear()
     assert table.try_read(1, gref, 0, bytearray(5)) == -2
 
 
+def test_a_process_may_die_after_its_domain_was_replaced(machine, spawn):
+    frontend = spawn(1, "channels = evtchn.EventChannels(me); say(channels.bind_unbound(0)); hear()")
+    frontend.hear()
+    machine.remove_domain(1)
+    machine.add_domain(1)
+    with evtchn.EventChannels(machine.join(1)) as successor:
+        port = successor.bind_unbound(0)
+        frontend.kill()
+        assert [info.port for info in machine.ports(1)] == [port]
+    assert not [name for name in os.listdir(machine.dir) if name.startswith("evtchn.")]
+
+
 def test_a_child_that_was_forked_does_not_close_what_its_parent_has(machine, back, front):
     ours = back.bind_interdomain(1, front.bind_unbound(0))
     child = os.fork()
@@ -90,23 +102,23 @@ def test_a_child_that_was_forked_does_not_close_what_its_parent_has(machine, bac
 
 # -- The machine stays usable
 
-def compiled(directory, *options):
-    """The C program that joins a machine without Python."""
+def compiled(directory, source, *options):
+    """A C program that joins a machine without Python."""
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
     subprocess.run(["cc", "-O2", "-g", "-std=gnu11", *warnings, "-D_GNU_SOURCE", "-D__XEN_TOOLS__",
-                    f"-I{TOP}/include", *options, HERE / "exercise.c", *TOP.glob("xenvbd/hv/machine*.c"),
-                    "-pthread", "-o", directory / "exercise"], check=True)
-    return directory / "exercise"
+                    f"-I{TOP}/include", *options, HERE / source, *TOP.glob("xenvbd/hv/machine*.c"),
+                    "-pthread", "-o", directory / "program"], check=True)
+    return directory / "program"
 
 
 @pytest.fixture(scope="session")
 def exercise(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("exercise"))
+    return compiled(tmp_path_factory.mktemp("exercise"), "exercise.c")
 
 
 @pytest.fixture(scope="session")
 def crashing(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("crashing"), "-include", HERE / "crashpoint.h")
+    return compiled(tmp_path_factory.mktemp("crashing"), "exercise.c", "-include", HERE / "crashpoint.h")
 
 
 def test_the_machine_works_without_python(machine, exercise):
@@ -114,6 +126,10 @@ def test_the_machine_works_without_python(machine, exercise):
         command = [exercise, machine.dir, what, count]
         assert float(subprocess.run(command, timeout=30, check=True, stdout=subprocess.PIPE).stdout) > 0
     assert machine.ports(0) == machine.ports(1) == machine.grants(1) == []
+
+
+def test_the_c_interface_keeps_what_its_header_promises(machine, tmp_path):
+    subprocess.run([compiled(tmp_path, "contract.c"), machine.dir], timeout=30, check=True)
 
 
 def test_no_event_is_lost_when_several_processes_notify_one_handle(machine, exercise):

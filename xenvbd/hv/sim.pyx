@@ -181,6 +181,7 @@ cdef class Machine:
         check(xenvbd_machine_remove_domain(self._open(), domid), f"remove domain {domid}")
 
     def domains(self) -> list[int]:
+        """The numbers of the domains there are, ascending."""
         domids = []
         cdef int domid = xenvbd_machine_next_domain(self._open(), -1)
         while domid >= 0:
@@ -286,6 +287,7 @@ cdef class Machine:
               f"inject a fault of {op}")
 
     def clear_faults(self) -> None:
+        """Disarm all faults."""
         xenvbd_machine_clear_faults(self._open())
 
     @property
