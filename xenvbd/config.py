@@ -1,0 +1,309 @@
+"""The daemon's configuration: a TOML file read into frozen values, and written out again (--dump-config).
+
+Every key stands in one table with its type, so that an unknown key or a wrong value is an error that names the
+file, the key, what was found and what was expected."""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from xenvbd import properties, units
+from xenvbd.errors import PropertyError
+from xenvbd.properties import Properties
+
+DEFAULT_PATH = "/etc/xenvbd/xenvbd.toml"
+MIB = 1 << 20
+
+
+# --- the types of values ---
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of value: what is expected, in words; from TOML (ValueError if it is not that); and to TOML."""
+
+    expected: str
+    read: Callable[[Any], Any]
+    write: Callable[[Any], str]
+
+
+def _insist(good: bool) -> None:
+    if not good:
+        raise ValueError
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _text(value: Any) -> str:
+    _insist(isinstance(value, str) and value != "")
+    return str(value)
+
+
+def _choice(*choices: str) -> Kind:
+    def read(value: Any) -> str:
+        _insist(value in choices)
+        return str(value)
+    return Kind(" or ".join(f'"{choice}"' for choice in choices), read, _quoted)
+
+
+def _integer(low: int, high: int) -> Kind:
+    def read(value: Any) -> int:
+        _insist(type(value) is int and low <= value <= high)
+        return int(value)
+    return Kind(f"a number from {low} to {high}", read, str)
+
+
+def _boolean(value: Any) -> bool:
+    _insist(type(value) is bool)
+    return bool(value)
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    _insist(type(value) is list)
+    return tuple(_text(item) for item in value)
+
+
+def _some(value: Any) -> tuple[str, ...]:
+    _insist(value != [])
+    return _strings(value)
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    found = _strings(value)
+    _insist(all(path.startswith("/") for path in found))
+    return found
+
+
+def _path(value: Any) -> str:
+    return _paths([value])[0]
+
+
+def _size(low: int, high: int) -> Kind:
+    def read(value: Any) -> int:
+        size = value if type(value) is int else units.parse_size(_text(value))
+        _insist(low <= size <= high)
+        return int(size)
+    return Kind(f'a size from "{units.format_size(low)}" to "{units.format_size(high)}"', read,
+                lambda value: _quoted(units.format_size(value)))
+
+
+def _duration(value: Any) -> float:
+    seconds = units.parse_duration(_text(value))
+    _insist(seconds > 0)
+    return seconds
+
+
+def _auto(inner: Kind) -> Kind:
+    """The inner type, or "auto" for None."""
+    return Kind(f'{inner.expected} or "auto"',
+                lambda value: None if value == "auto" else inner.read(value),
+                lambda value: '"auto"' if value is None else inner.write(value))
+
+
+BOOLEAN = Kind("true or false", _boolean, lambda value: str(value).lower())
+TEXT = Kind("a text", _text, _quoted)
+DURATION = Kind('a duration above 0, like "8s"', _duration, lambda value: _quoted(units.format_duration(value)))
+
+
+def _array(value: tuple[str, ...]) -> str:
+    return "[" + ", ".join(map(_quoted, value)) + "]"
+
+
+STRINGS = Kind('a list of texts, like ["xen_block_*"]', _strings, _array)
+KINDS = Kind('a list of kinds, like ["vbd3"]', _some, _array)
+PATH = Kind("an absolute path", _path, _quoted)
+PATHS = Kind('a list of absolute paths, like ["/srv/xen"]', _paths, _array)
+
+
+def _block_size(high: int) -> Kind:
+    number = _integer(properties.SECTOR, high)
+
+    def read(value: Any) -> int:
+        size = int(number.read(value))
+        _insist(size & (size - 1) == 0)
+        return size
+    return Kind(f"a power of two from {properties.SECTOR} to {high}", read, str)
+
+
+def _key(kind: Kind, default: Any, section: str = "", name: str = "") -> Any:
+    """A field that is a key: its section (of a disk's options: none) and its name, if it is not the field's."""
+    return field(default=default, metadata={"kind": kind, "section": section, "name": name})
+
+
+# --- what there is to configure ---
+
+@dataclass(frozen=True)
+class DiskOptions:
+    """How a disk is served.  Under [backend] for all disks, under [[disk]] for those that match."""
+
+    engine: str = _key(_choice("auto", "uring", "threads"), "auto")
+    direct_io: bool | None = _key(_auto(BOOLEAN), None)
+    discard: bool = _key(BOOLEAN, True)
+    barrier: bool = _key(BOOLEAN, False)
+    queues: int = _key(_integer(1, properties.MAX_QUEUES), 1)
+    max_ring_page_order: int = _key(_integer(0, properties.MAX_ORDER), properties.MAX_ORDER)
+    max_indirect_segments: int = _key(_integer(0, properties.MAX_INDIRECT), properties.MAX_INDIRECT)
+    buffer_bytes: int = _key(_size(2 * MIB, 1 << 34), 16 * MIB)
+    logical_block_size: int = _key(_block_size(properties.PAGE), properties.SECTOR)
+    physical_block_size: int | None = _key(_auto(_block_size(properties.MAX_PHYSICAL)), None)
+    large_sector_units: str = _key(_choice("spec", "qemu"), "spec")
+
+    def applied(self, props: Properties) -> Properties:
+        """The properties with these options; what a toolstack refused (discard) stays refused."""
+        return replace(
+            props, direct=self.direct_io, discard_enable=self.discard and props.discard_enable,
+            barrier=self.barrier, max_queues=self.queues, max_ring_page_order=self.max_ring_page_order,
+            max_indirect=self.max_indirect_segments, logical_block_size=self.logical_block_size,
+            physical_block_size=self.physical_block_size, large_sector_units=self.large_sector_units)
+
+
+@dataclass(frozen=True)
+class DiskRule:
+    """One [[disk]]: the pattern of the disks' names (DOMAIN:VDEV) that it is for, and its options by field."""
+
+    match: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of the configuration.  open_timeout is in seconds; allow are the places that targets may be in."""
+
+    hypervisor: str = _key(TEXT, "xen", "backend")
+    kinds: tuple[str, ...] = _key(KINDS, ("vbd3",), "backend")
+    runtime_dir: str = _key(PATH, "/run/xenvbd", "backend")
+    socket: str | None = _key(_auto(PATH), None, "backend")
+    open_timeout: float = _key(DURATION, 8.0, "backend")        # libxl waits 10 s
+    allow: tuple[str, ...] = _key(PATHS, ("/dev", "/srv", "/var/lib/xen/images"), "targets")
+    log_level: str = _key(_choice("debug", "info", "warning", "error"), "info", "log", "level")
+    trace: tuple[str, ...] = _key(STRINGS, (), "log")
+    options: DiskOptions = DiskOptions()
+    disks: tuple[DiskRule, ...] = ()
+
+    @property
+    def control(self) -> str:
+        """The path of the control socket."""
+        return self.socket or os.path.join(self.runtime_dir, "control.sock")
+
+    def options_of(self, *names: str) -> DiskOptions:
+        """The options of a disk that goes by these names: of the first [[disk]] that matches one of them."""
+        rule = next((rule for rule in self.disks if any(fnmatchcase(name, rule.match) for name in names)), None)
+        return replace(self.options, **dict(rule.options)) if rule else self.options
+
+
+def _keys(cls: type, section: str) -> dict[str, tuple[str, Kind]]:
+    """The keys of one section by name: the field and its kind."""
+    return {item.metadata["name"] or item.name.replace("_", "-"): (item.name, item.metadata["kind"])
+            for item in fields(cls) if item.metadata and item.metadata["section"] == section}
+
+
+SECTIONS = {section: _keys(Config, section) for section in ("backend", "targets", "log")}
+DISK_KEYS = _keys(DiskOptions, "")
+
+
+# --- reading ---
+
+def load(path: str | None = None) -> Config:
+    """The configuration in a file; without a path, in /etc/xenvbd/xenvbd.toml, or the defaults if there is none.
+
+    PropertyError names the file, the key, what was found and what was expected."""
+    try:
+        with open(path or DEFAULT_PATH, "rb") as file:
+            return loads(file.read(), path or DEFAULT_PATH)
+    except OSError as error:
+        if isinstance(error, PropertyError):
+            raise
+        if path is None and isinstance(error, FileNotFoundError):
+            return Config()
+        raise PropertyError(error.errno or errno.EIO, f"cannot read it: {error.strerror}",
+                            path=path or DEFAULT_PATH) from error
+
+
+def loads(text: bytes | str, path: str = "configuration") -> Config:
+    """The configuration in a TOML text; path is for messages.  Raises PropertyError."""
+    try:
+        document = tomllib.loads(text.decode() if isinstance(text, bytes) else text)
+    except ValueError as error:             # TOMLDecodeError, UnicodeDecodeError
+        raise PropertyError(errno.EINVAL, f"not TOML: {error}", path=path) from error
+    _refuse_unknown(document, [*SECTIONS, "disk"], "the file", path)
+    values: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for section, keys in SECTIONS.items():
+        table = _table(document.get(section, {}), f"[{section}]", path)
+        _refuse_unknown(table, [*keys, *(DISK_KEYS if section == "backend" else ())], f"[{section}]", path)
+        values |= _values(table, keys, f"[{section}]", path)
+        if section == "backend":
+            options = _values(table, DISK_KEYS, f"[{section}]", path)
+    return Config(**values, options=DiskOptions(**options), disks=tuple(_rules(document.get("disk", []), path)))
+
+
+def _rules(tables: Any, path: str) -> Iterator[DiskRule]:
+    if not isinstance(tables, list):
+        raise _wrong("[[disk]]", tables, "tables headed [[disk]]", path)
+    for number, item in enumerate(tables, 1):
+        where = f"[[disk]] number {number}"
+        table = _table(item, where, path)
+        _refuse_unknown(table, ["match", *DISK_KEYS], where, path)
+        match = _values({"match": table.get("match")}, {"match": ("match", TEXT)}, where, path)["match"]
+        yield DiskRule(match, tuple(sorted(_values(table, DISK_KEYS, where, path).items())))
+
+
+def _values(table: Mapping[str, Any], keys: Mapping[str, tuple[str, Kind]], where: str, path: str) -> dict[str, Any]:
+    """The values of the keys that are there, by field."""
+    found = {}
+    for name, (item, kind) in keys.items():
+        if name in table:
+            try:
+                found[item] = kind.read(table[name])
+            except ValueError as error:
+                raise _wrong(f"{where} {name}", table[name], kind.expected, path) from error
+            except PropertyError as error:
+                raise PropertyError(errno.EINVAL, f"{where} {name}: {error.message}", path=path) from error
+    return found
+
+
+def _table(value: Any, where: str, path: str) -> Mapping[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise _wrong(where, value, "a table", path)
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: list[str], where: str, path: str) -> None:
+    for name in table:
+        if name not in known:
+            raise PropertyError(errno.EINVAL, f"{where} has the unknown key {name!r}: expected one of "
+                                f"{', '.join(known)}", path=path)
+
+
+def _wrong(key: str, found: Any, expected: str, path: str) -> PropertyError:
+    shown = "nothing" if found is None else ascii(found)
+    return PropertyError(errno.EINVAL, f"{key}: found {shown[:80]}, expected {expected}", path=path)
+
+
+# --- writing ---
+
+def dump(config: Config) -> str:
+    """The configuration as TOML that loads() reads as the same; all keys, also those at their defaults."""
+    lines = []
+    for section, keys in SECTIONS.items():
+        lines += [f"[{section}]", *_lines(config, keys)]
+        if section == "backend":
+            lines += _lines(config.options, DISK_KEYS)
+        lines.append("")
+    for rule in config.disks:
+        values = dict(rule.options)
+        lines += ["[[disk]]", f"match = {_quoted(rule.match)}"]
+        lines += [f"{name} = {kind.write(values[item])}" for name, (item, kind) in DISK_KEYS.items() if item in values]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _lines(holder: object, keys: Mapping[str, tuple[str, Kind]]) -> list[str]:
+    return [f"{name} = {kind.write(getattr(holder, item))}" for name, (item, kind) in keys.items()]
