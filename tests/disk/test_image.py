@@ -98,6 +98,26 @@ def test_finding_out_changes_neither_contents_nor_size(tmp_path: Path, make_imag
     assert path.read_bytes() == b"x" * 4096 * 3 and path.stat().st_blocks == blocks
 
 
+def test_no_format_is_ever_probed(tmp_path: Path, opening) -> None:
+    path = tmp_path / "raw"
+    header = b"QFI\xfb\0\0\0\3" + bytes(8) + b"/etc/shadow".ljust(4080, b"\0")       # a qcow2 with a backing file
+    path.write_bytes(header)
+    found = opening(path, direct=False)
+    assert found.size == 4096 and os.pread(found.fd, 4096, 0) == header
+
+
+def test_a_device_of_larger_sectors_is_direct_only_for_a_disk_of_such_sectors(
+        tmp_path: Path, make_image, opening, run) -> None:
+    image = make_image(tmp_path / "image")
+    device = run("losetup", "--find", "--show", "--sector-size", 4096, image)
+    try:
+        assert not opening(device, read_only=True).direct
+        found = opening(device, read_only=True, logical_block_size=4096)
+        assert found.direct and found.alignment == found.logical_block_size == 4096
+    finally:
+        run("losetup", "--detach", device)
+
+
 # What is refused.
 
 @pytest.mark.parametrize(("make", "found"), [

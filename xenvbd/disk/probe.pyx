@@ -194,17 +194,18 @@ cdef class Session:
         return self.queue.system_calls()
 
     def load(self, double seconds, *, size_t block=4096, unsigned depth=0, str op="read", unsigned chunk=0,
-             uint64_t seed=1):
+             uint64_t seed=1, uint64_t count=0):
         """Random operations of one block each, depth in flight, without the GIL and with nothing besides.
 
-        chunk: submissions before each enter(), 0: all.  A dict: ops, errors, seconds, cpu_seconds, calls."""
+        chunk: submissions before each enter(), 0: all.  count: end after so many, 0: only after seconds.
+        A dict: ops, errors, seconds, cpu_seconds, calls."""
         cdef load_state state
         memset(&state, 0, sizeof(state))
         state.depth = depth or self.depth
         state.chunk = chunk or state.depth
         state.block, state.opcode, state.random = block, OPCODES[op], seed * 2 + 1
         state.blocks = self.disk.size // block
-        state.seconds = seconds
+        state.seconds, state.count = seconds, count or <uint64_t>-1
         assert state.depth <= self.depth and block <= self.slot_bytes and state.blocks
         cdef uint64_t calls = self.queue.system_calls()
         with nogil:
@@ -217,7 +218,7 @@ cdef struct load_state:
     unsigned depth, chunk
     size_t block
     int opcode
-    uint64_t blocks, random, ops, errors
+    uint64_t blocks, random, count, ops, errors
     double seconds, elapsed, cpu
 
 
@@ -256,7 +257,7 @@ cdef void run_load(DiskQueue queue, disk_op *ops, iovec *vectors, char *memory, 
         while n == 0:
             queue.sleep(-1, &ready)
             n = queue.reap(done, BATCH)
-        more = more and clock_seconds(CLOCK_MONOTONIC) - start < state.seconds
+        more = more and state.ops < state.count and clock_seconds(CLOCK_MONOTONIC) - start < state.seconds
         for i in range(<unsigned>n):
             state.ops += 1
             state.errors += done[i].result < 0

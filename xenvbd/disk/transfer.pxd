@@ -1,7 +1,8 @@
 """How an operation becomes system calls, and what their results mean: the one place for every engine."""
+from libc.errno cimport EINVAL, EOPNOTSUPP, EROFS
 from libc.stdint cimport int64_t, uint64_t
 
-from xenvbd.disk.disk cimport Disk, disk_op, iovec
+from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_READ, DISK_WRITE, Disk, disk_op, iovec
 
 
 cdef enum:
@@ -19,7 +20,38 @@ cdef struct attempt:
     iovec rest              # where iov points when the last call ended inside an iovec
 
 
-cdef int admit(Disk disk, disk_op *op) noexcept nogil
-cdef void next_attempt(disk_op *op, attempt *call) noexcept nogil
+cdef inline bint admit(Disk disk, disk_op *op) noexcept nogil:
+    """Reset the engine's fields.  1: the engine is to do it; 0: there is nothing to do, op.result is set.
+
+    The data plane has checked all this against what it advertised; an engine checks it against the file, for
+    a write past the end would make it grow.
+    """
+    op.next = NULL
+    op.done = op.tries = op.state = 0
+    op.result = 0
+    if op.opcode == DISK_FLUSH:
+        return 1
+    if op.offset > disk.size or op.length > disk.size - op.offset:
+        op.result = -EINVAL
+    elif op.opcode == DISK_READ:
+        pass
+    elif disk.read_only:
+        op.result = -EROFS
+    elif op.opcode != DISK_WRITE and (op.opcode != DISK_DISCARD or not disk.can_discard):
+        op.result = -EOPNOTSUPP
+    return op.result == 0 and op.length > 0
+
+
+cdef void later_attempt(disk_op *op, attempt *call) noexcept nogil
+
+
+cdef inline void next_attempt(disk_op *op, attempt *call) noexcept nogil:
+    """What is left to ask for."""
+    if op.done or op.opcode > DISK_WRITE:
+        later_attempt(op, call)
+        return
+    call.offset, call.length, call.iov, call.nr_iov = op.offset, op.length, op.iov, op.nr_iov
+
+
 cdef bint account(disk_op *op, uint64_t asked, int64_t got) noexcept nogil
 cdef int perform(int fd, disk_op *op) noexcept nogil

@@ -4,10 +4,10 @@ The rules: a read that ends early inside the disk is tried once more and then is
 zeros would hide a truncated image; a write that ends early goes on; an interrupted call is repeated.  An
 operation succeeds only when every byte was transferred, and fails with the first error.
 """
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EOPNOTSUPP, EROFS, errno
+from libc.errno cimport EAGAIN, EINTR, EIO, errno
 from libc.stdint cimport int64_t, uint64_t
 
-from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_READ, DISK_WRITE, Disk, disk_op, iovec
+from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_READ, DISK_WRITE, disk_op, iovec
 
 cdef extern from "sys/uio.h" nogil:
     int RWF_DSYNC
@@ -27,30 +27,9 @@ cdef enum:
     MOST_REPEATS = 1000     # disk_op.tries: of interrupted calls
 
 
-cdef int admit(Disk disk, disk_op *op) noexcept nogil:
-    """Reset the engine's fields.  1: the engine is to do it; 0: there is nothing to do, op.result is set.
-
-    The data plane has checked all this against what it advertised; an engine checks it against the file, for
-    a write past the end would make it grow.
-    """
-    op.next = NULL
-    op.done = op.tries = op.state = 0
-    op.result = 0
-    if op.opcode == DISK_FLUSH:
-        return 1
-    if op.offset > disk.size or op.length > disk.size - op.offset:
-        op.result = -EINVAL
-    elif op.opcode == DISK_READ:
-        pass
-    elif disk.read_only:
-        op.result = -EROFS
-    elif op.opcode != DISK_WRITE and (op.opcode != DISK_DISCARD or not disk.can_discard):
-        op.result = -EOPNOTSUPP
-    return op.result == 0 and op.length > 0
-
-
-cdef void next_attempt(disk_op *op, attempt *call) noexcept nogil:
-    """What is left to ask for.  Inside an iovec only its rest, so the caller's vector can stay as it is."""
+cdef void later_attempt(disk_op *op, attempt *call) noexcept nogil:
+    """next_attempt() of what has begun, of a flush or of a discard.  Inside an iovec it is only its rest, so
+    that the caller's vector can stay as it is."""
     cdef uint64_t skip = op.done
     cdef int i = 0
     call.offset = op.offset + op.done

@@ -83,6 +83,7 @@ cdef class UringDisk(FileDisk):
         return UringQueue(self, depth)
 
 
+@cython.final               # its own calls are direct ones
 @cython.no_gc_clear         # detach() needs the disk, whoever calls it last
 cdef class UringQueue(DiskQueue):
     """A ring with room for depth operations and one poll a tag, so that neither queue of it can overflow."""
@@ -93,7 +94,7 @@ cdef class UringQueue(DiskQueue):
     cdef int file               # what SQEs name: 0, the registered one, or the descriptor
     cdef int file_flag
     cdef char *buffer           # registered memory, or NULL
-    cdef char *buffer_end
+    cdef size_t buffer_size
     cdef bint vectors_fixed     # READV_FIXED and WRITEV_FIXED work
     cdef op_list finished
     cdef op_list inlined        # to be done by this thread, in enter()
@@ -133,7 +134,7 @@ cdef class UringQueue(DiskQueue):
         # By hand, for the ring itself goes in the background, and would keep the image's lock meanwhile.
         if self.buffer != NULL:
             io_uring_unregister_buffers(&self.ring)
-            self.buffer = NULL
+            self.buffer, self.buffer_size = NULL, 0
         if self.file_flag:
             io_uring_unregister_files(&self.ring)
         io_uring_queue_exit(&self.ring)
@@ -148,7 +149,7 @@ cdef class UringQueue(DiskQueue):
         rc = io_uring_register_buffers(&self.ring, &memory, 1)
         if rc < 0:
             return rc
-        self.buffer, self.buffer_end = <char *>address, <char *>address + length
+        self.buffer, self.buffer_size = <char *>address, length
         probe = io_uring_get_probe_ring(&self.ring)
         if probe != NULL:
             self.vectors_fixed = (io_uring_opcode_supported(probe, OP_READV_FIXED)
@@ -182,48 +183,59 @@ cdef class UringQueue(DiskQueue):
 
     cdef void prepare(self, disk_op *op) noexcept nogil:
         """The SQE of an operation's next attempt.  There is always one free: see the class."""
+        if op.done or op.opcode > DISK_WRITE:
+            self.prepare_other(op)
+        else:
+            self.prepare_transfer(op, op.iov, op.nr_iov, op.length, op.offset)
+
+    cdef void prepare_other(self, disk_op *op) noexcept nogil:
+        """That of a transfer's rest, a flush or a discard's next piece."""
+        cdef io_uring_sqe *sqe
         cdef attempt call
-        cdef io_uring_sqe *sqe = io_uring_get_sqe(&self.ring)
         next_attempt(op, &call)
+        if op.opcode <= DISK_WRITE:
+            self.prepare_transfer(op, call.iov, call.nr_iov, call.length, call.offset)
+            return
+        sqe = io_uring_get_sqe(&self.ring)
         if op.opcode == DISK_FLUSH:
             io_uring_prep_rw(IORING_OP_FSYNC, sqe, self.file, NULL, 0, 0)
             sqe.fsync_flags = IORING_FSYNC_DATASYNC
-        elif op.opcode == DISK_DISCARD:
+        else:
             # fallocate's mode is in sqe.len and its length in sqe.addr
             io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, self.file, <void *>call.length,
                              FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, call.offset)
-        else:
-            self.prepare_transfer(sqe, op.opcode == DISK_WRITE, &call)
-            sqe.rw_flags = RWF_DSYNC if op.opcode == DISK_WRITE and op.flags & DISK_FUA else 0
         sqe.flags |= self.file_flag
         sqe.user_data = <uint64_t>op
 
-    cdef void prepare_transfer(self, io_uring_sqe *sqe, bint writing, attempt *call) noexcept nogil:
-        """The cheapest opcode for these iovecs: registered memory and a single one, if they are."""
-        cdef bint fixed = self.is_registered(call)
+    cdef void prepare_transfer(self, disk_op *op, iovec *iov, int nr_iov, uint64_t length,
+                               uint64_t offset) noexcept nogil:
+        """The cheapest opcode for these iovecs: registered memory and a single one, if they are.
+        A single one goes by value, so it may be on the caller's stack."""
+        cdef io_uring_sqe *sqe = io_uring_get_sqe(&self.ring)
+        cdef bint writing = op.opcode == DISK_WRITE
+        cdef bint fixed = self.is_registered(iov, nr_iov)
         cdef int opcode
-        if call.nr_iov == 1:
-            if fixed:
-                opcode = IORING_OP_WRITE_FIXED if writing else IORING_OP_READ_FIXED
-            else:
-                opcode = IORING_OP_WRITE if writing else IORING_OP_READ
-            io_uring_prep_rw(opcode, sqe, self.file, call.iov.iov_base, <unsigned>call.length, call.offset)
-            return
-        if fixed and self.vectors_fixed:
-            opcode = OP_WRITEV_FIXED if writing else OP_READV_FIXED
+        if nr_iov == 1:
+            opcode = (IORING_OP_WRITE_FIXED if fixed else IORING_OP_WRITE) if writing else (
+                IORING_OP_READ_FIXED if fixed else IORING_OP_READ)
+            io_uring_prep_rw(opcode, sqe, self.file, iov.iov_base, <unsigned>length, offset)
         else:
-            opcode = IORING_OP_WRITEV if writing else IORING_OP_READV
-        io_uring_prep_rw(opcode, sqe, self.file, call.iov, <unsigned>call.nr_iov, call.offset)
+            fixed = fixed and self.vectors_fixed
+            opcode = (OP_WRITEV_FIXED if fixed else IORING_OP_WRITEV) if writing else (
+                OP_READV_FIXED if fixed else IORING_OP_READV)
+            io_uring_prep_rw(opcode, sqe, self.file, iov, <unsigned>nr_iov, offset)
+        if writing and op.flags & DISK_FUA:
+            sqe.rw_flags = RWF_DSYNC
+        sqe.flags |= self.file_flag
+        sqe.user_data = <uint64_t>op
 
-    cdef bint is_registered(self, attempt *call) noexcept nogil:
-        cdef char *start
+    cdef bint is_registered(self, iovec *iov, int nr_iov) noexcept nogil:
+        """Whether all of the iovecs is in the registered buffer (of no bytes, if there is none)."""
+        cdef size_t start
         cdef int i
-        if self.buffer == NULL:
-            return False
-        for i in range(call.nr_iov):
-            start = <char *>call.iov[i].iov_base
-            if start < self.buffer or start > self.buffer_end or (
-                    call.iov[i].iov_len > <size_t>(self.buffer_end - start)):
+        for i in range(nr_iov):
+            start = <size_t>iov[i].iov_base - <size_t>self.buffer
+            if start >= self.buffer_size or iov[i].iov_len > self.buffer_size - start:
                 return False
         return True
 
@@ -240,18 +252,21 @@ cdef class UringQueue(DiskQueue):
 
     cdef void take(self, io_uring_cqe *cqe) noexcept nogil:
         cdef disk_op *op = <disk_op *>cqe.user_data
-        cdef attempt call
-        cdef int64_t got = cqe.res
         if cqe.user_data & POLL:
             self.take_poll(cqe.user_data)
+        elif op.opcode <= DISK_WRITE and cqe.res == <int64_t>op.length and op.done == 0:
+            ops_push(&self.finished, op)    # all at once
+        else:
+            self.take_other(op, cqe.res)
+
+    cdef void take_other(self, disk_op *op, int64_t got) noexcept nogil:
+        cdef attempt call
+        next_attempt(op, &call)             # what was asked for
+        if op.opcode == DISK_DISCARD and got == 0:
+            got = <int64_t>call.length
+        if not account(op, call.length, got):
+            self.prepare(op)
             return
-        if got != <int64_t>op.length or op.done or op.opcode > DISK_WRITE:
-            next_attempt(op, &call)         # what was asked for
-            if op.opcode == DISK_DISCARD and got == 0:
-                got = <int64_t>call.length
-            if not account(op, call.length, got):
-                self.prepare(op)
-                return
         ops_push(&self.finished, op)
         if op.opcode == DISK_DISCARD:
             self.discarding -= 1
@@ -336,13 +351,15 @@ cdef class UringQueue(DiskQueue):
         """Poll each watched descriptor that no poll is armed for."""
         cdef uint32_t missing = self.watching & ~self.armed
         cdef io_uring_sqe *sqe
-        cdef int tag
-        for tag in range(TAGS):
-            if missing >> tag & 1:
+        cdef int tag = 0
+        while missing:
+            if missing & 1:
                 sqe = io_uring_get_sqe(&self.ring)
                 io_uring_prep_poll_add(sqe, self.watched[tag], POLLIN)
                 sqe.user_data = <uint64_t>tag << TAG_SHIFT | POLL
                 self.armed |= <uint32_t>1 << tag
+            missing >>= 1
+            tag += 1
 
     cdef void disarm(self) noexcept nogil:
         """Take the polls back, so that the ring's end leaves no reference to a watched descriptor behind."""
