@@ -4,12 +4,12 @@ import os
 import struct
 
 import pytest
-from xenvbd.ring import Request
 
 from tests.frontend.model import ABIS, DISCARD, ERROR, FLUSH, INDIRECT, OKAY, READ, WRITE, Model
 from xenvbd.errors import HypervisorError
 from xenvbd.frontend.oracle import OracleError, Unanswered
 from xenvbd.frontend.queue import FrontQueue
+from xenvbd.ring import Request
 
 Pair = tuple[FrontQueue, Model]
 
