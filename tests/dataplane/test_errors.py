@@ -70,8 +70,7 @@ def test_a_write_without_room_waits_until_there_is_some(served, disk, error: int
     guest = served.guest
     disk.fail("write", error)
     write = data(guest, WRITE, 8)
-    guest.put(write)
-    guest.push()
+    guest.submit(write)
     assert served.expect("no-space").errno == error
     assert counters(served)["stopped"] == 1
     assert guest.do(data(guest, READ)) == [OKAY], "reads go on"
@@ -93,8 +92,7 @@ def test_many_writes_without_room_are_one_event(served, disk) -> None:
     guest = served.guest
     rule = disk.fail("write", errno.ENOSPC)
     writes = [data(guest, WRITE, 8 * i) for i in range(20)] + [data(guest, FLUSH, 800)]
-    guest.put(*writes)
-    guest.push()
+    guest.submit(*writes)
     served.expect("no-space")
     served.plane.resume()
     assert guest.quiet(0.2)
@@ -109,8 +107,7 @@ def test_a_write_without_room_is_an_error_when_the_disk_is_detached(served, disk
     guest = served.guest
     disk.fail("write", errno.ENOSPC)
     write = data(guest, WRITE)
-    guest.put(write)
-    guest.push()
+    guest.submit(write)
     served.expect("no-space")
     assert served.plane.stop(timeout=5)
     assert guest.finish(write) == [ERROR]
@@ -121,12 +118,10 @@ def test_a_failed_flush_is_never_answered_nor_anything_after_it(served, disk, jo
     guest = served.guest
     disk.fail("flush", errno.EIO, count=1)
     flush = guest.request(FLUSH, id=77)
-    guest.put(flush)
-    guest.push()
+    guest.submit(flush)
     assert served.expect("flush-failed").errno == errno.EIO
     later = [data(guest, operation) for operation in (READ, WRITE, FLUSH)]
-    guest.put(*later)
-    guest.push()
+    guest.submit(*later)
     assert guest.quiet(0.3)
     assert counters(served)["stopped"] == 2
     kept = opened(served, journal)
@@ -143,8 +138,7 @@ def test_what_runs_while_a_flush_fails_is_not_answered_either(served, disk) -> N
     disk.hold("read", count=1)
     disk.fail("flush", errno.EIO)
     read = data(guest, READ)
-    guest.put(read, guest.request(FLUSH))
-    guest.push()
+    guest.submit(read, guest.request(FLUSH))
     served.expect("flush-failed")
     disk.clear()
     assert guest.quiet(0.2)
@@ -155,8 +149,7 @@ def test_what_runs_while_a_flush_fails_is_not_answered_either(served, disk) -> N
 def test_a_barriers_failed_flush_is_final_too(served, disk, stage: int) -> None:
     guest = served.guest
     disk.fail("flush", errno.EIO, after=stage)
-    guest.put(data(guest, BARRIER))
-    guest.push()
+    guest.submit(data(guest, BARRIER))
     served.expect("flush-failed")
     assert guest.quiet(0.2)
 

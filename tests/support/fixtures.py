@@ -45,10 +45,10 @@ def guests(machine):
 class Served:
     """A guest and the plane that serves it from a disk."""
 
-    def __init__(self, machine, guest: Guest, disk, settings: Settings, journal=None, stats=None) -> None:
-        self.guest, self.disk = guest, disk
+    def __init__(self, machine, guest: Guest, disk, settings: Settings, journal, stats, agreement) -> None:
+        self.guest, self.disk, self.cleanup = guest, disk, []
         self.plane = DataPlane(machine.join(0), disk, name=f"vbd{guest.domid}", settings=settings)
-        self.plane.start(guest.agreement, [journal] if journal is not None else None,
+        self.plane.start(agreement or guest.agreement, [journal] if journal is not None else None,
                          [stats] if stats is not None else None)
         self.events: list = []
 
@@ -67,17 +67,20 @@ class Served:
 
 @pytest.fixture
 def serve(machine, guests) -> Callable[..., Served]:
-    """serve(guest=, disk=, journal=, stats=, **settings): a running plane; everything has a default."""
-    planes = []
+    """serve(guest=, disk=, journal=, stats=, agreement=, **settings): a running plane; all have defaults."""
+    made: list[Served] = []
 
-    def make(guest: Guest | None = None, disk=None, journal=None, stats=None, **settings) -> Served:
-        served = Served(machine, guest or guests(), disk or MemoryDisk("mem:4M", SIZE), Settings(**settings),
-                        journal, stats)
-        planes.append(served.plane)
-        return served
+    def make(guest: Guest | None = None, disk=None, journal=None, stats=None, agreement=None, **settings) -> Served:
+        disk = disk or MemoryDisk("mem:4M", SIZE)
+        made.append(Served(machine, guest or guests(), disk, Settings(**settings), journal, stats, agreement))
+        return made[-1]
 
     yield make
-    for plane in planes:
-        plane.stop_begin(abandon=True)
-        assert plane.stop(timeout=20), "a plane that does not stop"
-        plane.destroy()
+    for served in made:
+        if hasattr(served.disk, "clear"):
+            served.disk.clear()
+        served.plane.stop_begin(abandon=True)
+        assert served.plane.stop(timeout=20), "a plane that does not stop"
+        served.plane.destroy()
+        for undo in served.cleanup:
+            undo()

@@ -15,6 +15,14 @@ OKAY, ERROR, EOPNOTSUPP = 0, -1, -2
 PAGE, SECTOR = 4096, 512
 
 
+def until(condition, timeout: float = 5) -> None:
+    """Wait until condition() is true; fail after timeout seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.002)
+
+
 @dataclass
 class Ring:
     ring_refs: tuple[int, ...]
@@ -107,6 +115,11 @@ class Guest:
             self.events += 1
             self.evtchn.unmask(port)
 
+    def submit(self, *requests: Request) -> None:
+        """Put requests on the ring together."""
+        self.put(*requests)
+        self.push()
+
     def finish(self, *requests: Request, timeout: float = 10) -> list[int]:
         """Wait for the answers to requests; their statuses."""
         deadline = time.monotonic() + timeout
@@ -119,8 +132,7 @@ class Guest:
 
     def do(self, *requests: Request, timeout: float = 10) -> list[int]:
         """Put requests on the ring together, and wait for their answers."""
-        self.put(*requests)
-        self.push()
+        self.submit(*requests)
         return self.finish(*requests, timeout=timeout)
 
     def quiet(self, seconds: float = 0.2) -> bool:
