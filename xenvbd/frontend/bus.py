@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from xenvbd.errors import Error
+from xenvbd.errors import Error, StoreError
 
 T = TypeVar("T")
 Note = Callable[[str, dict[str, Any]], None]
@@ -46,6 +46,17 @@ class Reader(Protocol):
     def get(self, path: str, default: bytes | None = None) -> bytes | None: ...
     def write(self, path: str, value: bytes | str) -> None: ...
     def rm(self, path: str) -> None: ...
+
+
+def get(reader: Reader, path: str) -> bytes | None:
+    """A node's value; None if it is absent.  To a guest a removed area looks forbidden, not absent: xenstored tells
+    who may not read the parent nothing of its children."""
+    try:
+        return reader.get(path, None)
+    except StoreError as error:
+        if error.errno == errno.EACCES:
+            return None
+        raise
 
 
 def parse_state(value: bytes | None) -> State | None:
@@ -106,13 +117,11 @@ class Bus:
 
     def own(self, node: str) -> bytes | None:
         """A node of our area; None if there is none."""
-        value: bytes | None = self.store.get(f"{self.frontend}/{node}", None)
-        return value
+        return get(self.store, f"{self.frontend}/{node}")
 
     def theirs(self, node: str) -> bytes | None:
         """A node of the backend's area; None if there is none."""
-        value: bytes | None = self.store.get(f"{self.backend}/{node}", None)
-        return value
+        return get(self.store, f"{self.backend}/{node}")
 
     def number(self, node: str, default: int | None = None) -> int:
         """A number in the backend's area.  HandshakeError if it is absent and has no default, or is no number."""
@@ -170,7 +179,7 @@ class Bus:
     def switch(self, state: State) -> None:
         """Set our own state; never where the area has been removed (Linux's xenbus_switch_state)."""
         def change(tx: Reader) -> bool:
-            if tx.get(f"{self.frontend}/state", None) is None:
+            if get(tx, f"{self.frontend}/state") is None:
                 return False
             tx.write(f"{self.frontend}/state", str(int(state)))
             return True
@@ -205,7 +214,7 @@ class Bus:
         """Wait until accept(value) is not None, and return that.  A watch on path must be set.  HandshakeTimeout."""
         deadline = time.monotonic() + self.timeout
         while True:
-            value = self.store.get(path, None)
+            value = get(self.store, path)
             self._look()
             found = accept(value)
             if found is not None:

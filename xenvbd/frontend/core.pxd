@@ -104,7 +104,7 @@ cdef class Core:
     cdef int push(self) noexcept nogil                      # publish, and notify if asked; 0 or a negative errno
     cdef int pending(self) noexcept nogil                   # responses to take; -EPROTO: wrong is filled
     cdef int take(self) noexcept nogil                      # the slot the next response is for; -EPROTO: wrong is filled
-    cdef int wait(self, uint64_t until) noexcept nogil      # CLOCK_MONOTONIC ns; responses, 0: none, or an errno
+    cdef int wait(self, uint64_t until) noexcept nogil      # till that ns; responses, 0: none, or an errno
     cdef int release(self, int index) noexcept nogil        # 0 or a negative errno
     cdef void fill(self, int index, Shadow shadow) noexcept nogil
     cdef int64_t verify(self, int index, Shadow shadow) noexcept nogil      # first bad sector or -1

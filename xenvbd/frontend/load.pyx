@@ -299,6 +299,7 @@ cdef class Load:
             if rc > 0:
                 rc = self.reap(rc)
             elif rc == 0 and now_ns() >= self.last_answer + self.timeout:
+                self.last_answer = now_ns()     # whoever steps on waits as long again
                 return self.queue.blame(FAULT_UNANSWERED, -1, 0, 0, 0)
             now = now_ns()
             if rc < 0 or now >= until:
