@@ -103,7 +103,7 @@ cdef class Core:
     cdef void put(self, int index) noexcept nogil           # onto the ring
     cdef int push(self) noexcept nogil                      # publish, and notify if asked; 0 or a negative errno
     cdef int pending(self) noexcept nogil                   # responses to take; -EPROTO: wrong is filled
-    cdef int take(self) noexcept nogil                      # the slot the next response is for; -EPROTO: wrong is filled
+    cdef int take(self) noexcept nogil                      # the slot of the next response; -EPROTO: wrong is filled
     cdef int wait(self, uint64_t until) noexcept nogil      # till that ns; responses, 0: none, or an errno
     cdef int release(self, int index) noexcept nogil        # 0 or a negative errno
     cdef void fill(self, int index, Shadow shadow) noexcept nogil
