@@ -1,6 +1,6 @@
 """The wire below a Store: one connection to xenstored, requests with their replies, queued watch events.
 
-pyxs gives the connections, the packets and the error names; its Client and Router are not used, because
+pyxs gives the connections and the packets; its Client and Router are not used, because
 a daemon must survive what they do not: a store that goes away mid-request, a descriptor above 1024, a
 request id past 2^32, operations younger than pyxs (xs_wire.h)."""
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pyxs import helpers
 from pyxs._internal import Op, Packet
 from pyxs.connection import UnixSocketConnection, XenBusConnection
 from pyxs.exceptions import PyXSError
@@ -27,6 +26,7 @@ from xenvbd.errors import StoreError
 PAYLOAD_MAX = 4096          # XENSTORE_PAYLOAD_MAX of xs_wire.h: xenstored drops a client that sends more
 HEADER: struct.Struct = Packet._struct
 CHUNK = 65536
+ERRNOS = {name.encode(): code for code, name in errno.errorcode.items()}
 LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ENODEV,
                   errno.EBADF})
 
@@ -59,6 +59,9 @@ def _connected_socket(path: str, timeout: float) -> socket.socket:
         bound = struct.pack("ll", seconds, max(int((timeout - seconds) * 1e6), 1))
         transport.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
         transport.connect(path)
+    except BlockingIOError:
+        transport.close()
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
     except BaseException:
         transport.close()
         raise
@@ -139,7 +142,7 @@ class Session:
         self._send(HEADER.pack(op, request, tx, len(payload)) + payload, deadline, path)
         reply = self._reply(request, deadline)
         if reply.op == Op.ERROR:
-            code = helpers.error(reply.payload.rstrip(b"\0")).args[0] or errno.EIO
+            code = ERRNOS.get(reply.payload.rstrip(b"\0"), errno.EIO)
             raise StoreError(code, os.strerror(code), path=path)
         return bytes(reply.payload)
 

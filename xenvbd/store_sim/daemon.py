@@ -78,27 +78,35 @@ class Daemon:
         new = {each: Node(b"", (owner, *parent.perms[1:])) for each in missing}
         new[path].value = value
         for above, below in zip(missing[1:], missing, strict=False):
-            new[above].children[name_of(below)] = None
+            new[above].children.append(name_of(below))
         self._check_quota(connection, view, len(new), owner.domid)
         for size in (*(node.size() for node in new.values()), parent.size(child=name_of(missing[-1]))):
             self._check_size(connection, view, size)
         for each, node in new.items():
             view.put(each, node)
             view.count(owner.domid, 1)
-        parent.children[name_of(missing[-1])] = None
+        parent.children.append(name_of(missing[-1]))
         view.put(parent_of(missing[-1]), parent)
 
     def remove(self, view: View, path: str) -> None:
-        """Remove a node and all below it; watches below fire for themselves, those above for path."""
+        """Remove a node and all below it; watches below fire for themselves, those above for path.
+
+        A transaction may have read a directory and its child at different times, so that they do not fit:
+        EINVAL or EIO; it would end with EAGAIN anyway."""
+        if view.get(parent_of(path)) is None:
+            raise Refusal(errno.EINVAL)
         for each, node in leaves_first(view, path):
             view.delete(each)
             self.fire(view, each, exact=each != path, node=node)
             view.count(node.perms[0].domid, -1)
-        directory = parent_of(path)
-        parent = view.get(directory)
-        assert parent is not None
-        del parent.children[name_of(path)]
-        view.put(directory, parent)
+            self._remove_from_parent(view, each)
+
+    def _remove_from_parent(self, view: View, path: str) -> None:
+        parent = view.get(parent_of(path))
+        if parent is None or name_of(path) not in parent.children:
+            raise Refusal(errno.EIO)
+        parent.children.remove(name_of(path))
+        view.put(parent_of(path), parent)
 
     def set_perms(self, connection: Connection, view: View, path: str, perms: Perms) -> None:
         """Give a node other permissions; a guest cannot give a node away."""

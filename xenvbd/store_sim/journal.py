@@ -122,7 +122,7 @@ def _restore(tree: Tree, path: str, node: Node) -> None:
         node.children = old.children
         tree.count(old.perms[0].domid, -1)
     elif path != "/":
-        tree.nodes[parent_of(path)].children[name_of(path)] = None
+        tree.nodes[parent_of(path)].children.append(name_of(path))
     tree.count(node.perms[0].domid, 1)
     tree.put(path, node)
 
@@ -131,5 +131,5 @@ def _forget(tree: Tree, path: str) -> None:
     node = tree.nodes.get(path)
     if node is not None:
         tree.count(node.perms[0].domid, -1)
-        del tree.nodes[parent_of(path)].children[name_of(path)]
+        tree.nodes[parent_of(path)].children.remove(name_of(path))
         tree.delete(path)

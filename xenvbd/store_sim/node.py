@@ -54,12 +54,12 @@ class Node:
 
     value: bytes
     perms: Perms
-    children: dict[str, None] = field(default_factory=dict)
+    children: list[str] = field(default_factory=list)
     generation: int = 0
 
     def copy(self) -> Node:
         """The node as a transaction's own, to be changed freely."""
-        return Node(self.value, self.perms, dict(self.children), self.generation)
+        return Node(self.value, self.perms, list(self.children), self.generation)
 
     def child_list(self) -> bytes:
         """The children's names, each with its NUL."""

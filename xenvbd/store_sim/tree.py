@@ -1,11 +1,12 @@
 """The simulated store's nodes as everybody sees them, outside transactions."""
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Protocol
 
 from xenvbd.store_sim.domains import Domains
-from xenvbd.store_sim.node import Node, Perm, Perms, join
+from xenvbd.store_sim.node import Node, Perm, Perms, Refusal, join
 
 
 class View(Protocol):
@@ -38,8 +39,8 @@ class Tree:
     def plant(self) -> None:
         """Make the nodes that a new xenstored starts with."""
         owner = (Perm(0, 0),)
-        self.put("/", Node(b"", owner, {"tool": None}))
-        self.put("/tool", Node(b"", owner, {"xenstored": None}))
+        self.put("/", Node(b"", owner, ["tool"]))
+        self.put("/tool", Node(b"", owner, ["xenstored"]))
         self.put("/tool/xenstored", Node(b"", owner))
         self.domains.entries[0] += 3
 
@@ -76,13 +77,15 @@ class Tree:
 
 
 def leaves_first(view: View, path: str) -> Iterator[tuple[str, Node]]:
-    """A node and all below it, children before their parents."""
+    """A node and all below it, children before their parents.  Raises Refusal EIO if a child is not there."""
     todo: list[tuple[str, Node | None]] = [(path, None)]
     while todo:
         path, node = todo.pop()
         if node is not None:
             yield path, node
-        elif (node := view.get(path)) is not None:
+        elif (node := view.get(path)) is None:
+            raise Refusal(errno.EIO)
+        else:
             todo.append((path, node))
             todo.extend((join(path, name), None) for name in reversed(node.children))
 
