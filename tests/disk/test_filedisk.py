@@ -158,9 +158,12 @@ def test_a_thousand_disks_leave_no_descriptor_thread_or_mapping(
     for _ in range(1000):
         cycle()
     deadline = time.monotonic() + 20        # the kernel's workers of a ring end soon after it
-    while any(now > then for now, then in zip(footprint(), before, strict=True)):
+    while any(now > then + slack for now, then, slack in zip(footprint(), before, SLACK, strict=True)):
         assert time.monotonic() < deadline, (before, footprint())
         time.sleep(0.05)
+
+
+SLACK = (0, 0, 50)      # the allocator may have mapped some more; a leak would show as a thousand
 
 
 def footprint() -> tuple[int, int, int]:
