@@ -1,4 +1,4 @@
-"""The simulated store beyond xenstored's own rules (test_store.py): sockets, restart, SIGKILL, faults."""
+"""The simulated store beyond xenstored's own rules (test_store.py and its neighbours): sockets, restart, SIGKILL, faults."""
 import contextlib
 import errno
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from pyxs._internal import Op
-from storetools import dispatch_until, refused, settled, wait_until
 
+from tests.store.tools import dispatch_until, refused, settled, wait_until
 from xenvbd.store import Store, Transaction
 from xenvbd.store.session import HEADER
 from xenvbd.store_sim import SimStore, domain

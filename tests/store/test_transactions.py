@@ -3,8 +3,8 @@ import errno
 from collections.abc import Callable
 
 import pytest
-from storetools import refused, settled
 
+from tests.store.tools import refused, settled
 from xenvbd.store import Store, Transaction
 from xenvbd.store.store import ATTEMPTS
 

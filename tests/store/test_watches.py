@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from storetools import dispatch_until, refused, settled
 
+from tests.store.tools import dispatch_until, refused, settled
 from xenvbd.store import Store
 from xenvbd.store_sim import domain
 

@@ -1,11 +1,11 @@
-"""Fixtures that several tests use: a directory for sockets, and the two stores that must behave alike."""
+"""The two stores that must behave alike, and sessions with them."""
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from preload.xenstored import Xenstored, build_shim
 
+from tests.preload.xenstored import Xenstored, build_shim
 from xenvbd.store import Store
 from xenvbd.store_sim import SimStore
 

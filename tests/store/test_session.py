@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from pyxs._internal import Op
-from storetools import dispatch_until, refused, settled
 
+from tests.store.tools import dispatch_until, refused, settled
 from xenvbd.errors import StoreError
 from xenvbd.store import Store
 from xenvbd.store.session import HEADER

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from preload.xenstored import Xenstored
 from pyxs._internal import Op
-from storetools import settled
 
+from tests.preload.xenstored import Xenstored
+from tests.store.tools import settled
 from xenvbd.errors import StoreError
 from xenvbd.store import Store
 from xenvbd.store_sim import SimStore
@@ -148,5 +148,5 @@ def test_both_stores_answer_alike(sides: list[Side]) -> None:
                 self.both(lambda side: side.finish(actor, view, commit))
 
     run_state_machine_as_test(Stores, settings=settings(
-        max_examples=150, stateful_step_count=40, deadline=None, database=None,
+        max_examples=100, stateful_step_count=40, deadline=None, database=None,
         suppress_health_check=list(HealthCheck)))

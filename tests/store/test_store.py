@@ -5,8 +5,8 @@ import resource
 from collections.abc import Callable
 
 import pytest
-from storetools import refused, settled, wait_until
 
+from tests.store.tools import refused, settled, wait_until
 from xenvbd.errors import StoreError
 from xenvbd.store import Store
 
