@@ -18,8 +18,9 @@ from xenvbd.target import parse
 
 SIZE = 1 << 30
 CPU = os.cpu_count() - 1
-FIO = ("fio --name=y --filename={} --invalidate=0 --norandommap --randrepeat=0 --ioengine=io_uring --iodepth=32 "
-       "--rw=randread --bs=4k --cpus_allowed={} --iodepth_batch_submit=32 --iodepth_batch_complete_min=1 "
+# --thread: a forked job calls setsid(), and then competes with the rest of the machine as another session.
+FIO = ("fio --name=y --thread --filename={} --invalidate=0 --norandommap --randrepeat=0 --ioengine=io_uring "
+       "--iodepth=32 --rw=randread --bs=4k --cpus_allowed={} --iodepth_batch_submit=32 --iodepth_batch_complete_min=1 "
        "--iodepth_batch_complete_max=32 --fixedbufs --registerfiles --gtod_reduce=1 --time_based --runtime=1 "
        "--output-format=json")
 
