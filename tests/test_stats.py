@@ -91,6 +91,11 @@ def test_a_new_worker_s_counters_never_give_a_negative_rate():
     assert change.ops["read"].ops == 0
 
 
+def test_what_is_over_keeps_its_counts_and_loses_its_state():
+    settled = Snapshot.from_bytes(words(inflight=3, stopped=1, read_ops=5)).settled()
+    assert settled.inflight == 0 and settled.stopped == "none" and settled.ops["read"].ops == 5
+
+
 def test_queues_add_up():
     first, second = words(inflight=1, read_ops=2), words(inflight=2, stopped=1)
     total = Snapshot.from_bytes(first) + Snapshot.from_bytes(second)

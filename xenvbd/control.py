@@ -12,13 +12,13 @@ import errno
 import json
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import Any
 
 from xenvbd.errors import ControlError, Error, PropertyError, from_json, to_json
 from xenvbd.loop import Loop
+from xenvbd.wire import peer
 
 MAX_REQUEST = 64 * 1024
 MAX_REPLY = 16 * 1024 * 1024
@@ -225,12 +225,6 @@ class Client:
         hint = "is `xenvbd serve` running?" if absent else "see its log"
         return ControlError(exc.errno or errno.EIO, f"the daemon cannot be reached ({exc.strerror}); {hint}",
                             path=self.path)
-
-
-def peer(sock: socket.socket) -> tuple[int, int]:
-    """Process id and user id of whoever is at the other end of a UNIX socket."""
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return pid, uid
 
 
 def _listen(path: str) -> socket.socket:

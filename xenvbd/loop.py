@@ -2,7 +2,8 @@
 
 Callbacks only: a device waits as a state, not as a suspended call, so nothing here needs coroutines.  A
 callback that raises is logged and counted; the loop goes on, since one device's fault must not stop the
-others. """
+others.
+"""
 from __future__ import annotations
 
 import contextlib

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xenvbd.errors import ClaimError, Error
+from xenvbd.wire import close_all
 
 _WORKER = re.compile(r"worker-(\d+)\.sock")
 
@@ -82,6 +83,20 @@ class Runtime:
             os.close(fd)
             raise
         return fd
+
+    def new_queues(self, key: str, queues: int, stats_size: int) -> list[int]:
+        """Descriptors of fresh files for a disk: a journal, still empty, for each queue, then the counters of each."""
+        self.remove_queues(key)
+        files: list[int] = []
+        try:
+            for queue in range(queues):
+                files.append(self.new_file(self.journal(key, queue)))
+            for queue in range(queues):
+                files.append(self.new_file(self.stats(key, queue), stats_size))
+        except OSError:
+            close_all(files)
+            raise
+        return files
 
     def remove_queues(self, key: str) -> None:
         """Forget journals and counters of a disk."""

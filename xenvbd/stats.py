@@ -1,7 +1,8 @@
 """The counters of include/xenvbd/stats.h by name: snapshots, differences, percentiles.
 
 A snapshot is a copy made with one read(2): a worker that shortened or scribbled on its file can make it
-wrong, not dangerous, and nobody waits for a worker to get one. """
+wrong, not dangerous, and nobody waits for a worker to get one.
+"""
 from __future__ import annotations
 
 import os
@@ -133,6 +134,10 @@ class Snapshot:
         counters = {name: now + other.counters[name] for name, now in self.counters.items()}
         counters["stopped"] = max(self.counters["stopped"], other.counters["stopped"])
         return Snapshot(counters, {name: self.ops[name] + other.ops[name] for name in OPS})
+
+    def settled(self) -> Snapshot:
+        """What was counted, without what was only so at that moment."""
+        return Snapshot(self.counters | dict.fromkeys(GAUGES, 0), self.ops)
 
     @property
     def inflight(self) -> int:

@@ -3,7 +3,8 @@
 Neither end ever blocks on the other: the socket is non-blocking and what it does not take at once waits in a
 bounded queue.  Descriptors have one owner at any time (a duplicate of an image's descriptor would keep its
 lock alive): send() takes them over and closes them whatever happens, receive() hands them to the Message,
-which closes those nobody took. """
+which closes those nobody took.
+"""
 from __future__ import annotations
 
 import array
@@ -11,6 +12,7 @@ import errno
 import json
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,12 @@ def close_all(fds: Iterable[int]) -> None:
     """Close descriptors that nobody wants."""
     for fd in fds:
         os.close(fd)
+
+
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """Process id and user id of whoever is at the other end of a UNIX socket."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 @dataclass
@@ -100,6 +108,8 @@ class Wire:
             data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE + 1, room, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
+        except ConnectionResetError:        # it died with messages of ours unread
+            raise EOFError("the peer closed the connection") from None
         fds = _descriptors(ancillary)
         if not data and not fds:
             raise EOFError("the peer closed the connection")

@@ -1,0 +1,177 @@
+"""The manager's side of a worker, against a small worker of the test's own: calls, death, being found again."""
+import errno
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from xenvbd.loop import Loop
+from xenvbd.runtime import Runtime
+from xenvbd.workers import Workers
+
+# A worker that knows three verbs and, like the real one, can be found again by its socket.
+FAKE = r"""
+import contextlib, os, select, socket, sys
+from xenvbd.wire import Wire
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(f"{options['--runtime']}/worker-{options['--domid']}.sock")
+listener.listen(4)
+wire = Wire(socket.socket(fileno=int(options["--fd"])))
+while True:
+    ready, _, _ = select.select([listener, *([wire] if wire else [])], [], [])
+    if listener in ready:
+        wire = Wire(listener.accept()[0])
+        continue
+    try:
+        message = wire.receive()
+    except EOFError:
+        wire = None
+        continue
+    number, verb = message.body["call"], message.body["verb"]
+    if verb == "echo":
+        contents = [os.pread(fd, 100, 0).decode() for fd in message.fds]
+        with contextlib.suppress(OSError):
+            wire.send({"reply": number, "result": {"said": message.body["say"], "contents": contents}})
+            wire.send({"event": "io-error", "disk": "vbd-7-51712"})
+    elif verb == "garbage":
+        wire._sock.send(b"no json")
+    elif verb == "stop":
+        sys.exit(0)
+    message.close()
+"""
+
+
+class Manager:
+    """A loop with the workers of a runtime directory."""
+
+    def __init__(self, path, script):
+        self.loop = Loop()
+        self.workers = Workers(self.loop, Runtime(path), "sim:none", 0, (sys.executable, "-P", str(script)))
+        self.exits, self.events = [], []
+        self.workers.on_exit = lambda worker: self.exits.append(worker.domid)
+        self.workers.on_event = lambda domid, event: self.events.append((domid, event["event"]))
+
+    def until(self, condition, seconds=20):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the condition never came true"
+            self.loop.run_once(0.1)
+
+    def call(self, verb, fds=(), **params):
+        results = []
+        self.workers.get(7).call(verb, results.append, fds, **params)
+        self.until(lambda: results)
+        return results[0]
+
+    def started(self):
+        """The worker's pid, once it can be found by its socket."""
+        self.call("echo", say="hello")
+        return self.workers.get(7).pid
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "fake.py").write_text(FAKE)
+    return tmp_path / "fake.py"
+
+
+@pytest.fixture
+def manager(tmp_path, script):
+    before = set(os.listdir("/proc/self/fd"))
+    manager = Manager(tmp_path, script)
+    yield manager
+    for worker in list(manager.workers.by_domid.values()):
+        os.kill(worker.pid, signal.SIGKILL)
+    manager.until(lambda: not manager.workers.by_domid)
+    manager.loop.close()
+    assert len(os.listdir("/proc/self/fd")) <= len(before), "a descriptor was left open"
+
+
+def test_a_call_carries_descriptors_and_brings_a_reply(manager):
+    fd = os.memfd_create("image")
+    os.write(fd, b"content")
+    assert manager.call("echo", [fd], say="hello") == {"said": "hello", "contents": ["content"]}
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+def test_an_event_is_told_with_its_domain(manager):
+    manager.call("echo", say="x")
+    manager.until(lambda: manager.events)
+    assert manager.events == [(7, "io-error")]
+
+
+def test_a_domain_has_one_worker(manager):
+    assert manager.workers.get(7) is manager.workers.get(7)
+
+
+def test_a_killed_worker_is_noticed_and_its_calls_fail(manager):
+    pid = manager.started()
+    results = []
+    manager.workers.get(7).call("never-answered", results.append)
+    os.kill(pid, signal.SIGKILL)
+    manager.until(lambda: manager.exits and results)
+    assert results[0].errno == errno.EPIPE and manager.exits == [7]
+
+
+def test_after_a_death_the_next_call_gets_a_new_worker(manager):
+    pid = manager.started()
+    os.kill(pid, signal.SIGKILL)
+    manager.until(lambda: manager.exits)
+    assert manager.call("echo", say="again")["said"] == "again"
+    assert manager.workers.get(7).pid != pid
+
+
+def test_a_call_to_a_dead_worker_closes_its_descriptors_and_fails_later(manager):
+    worker = manager.workers.get(7)
+    manager.started()
+    os.kill(worker.pid, signal.SIGKILL)
+    manager.until(lambda: manager.exits)
+    results = []
+    worker.call("echo", results.append, [os.memfd_create("image")])
+    assert results == []
+    manager.until(lambda: results)
+    assert results[0].errno == errno.EPIPE
+
+
+def test_a_later_manager_finds_the_worker_and_the_earlier_one_left_it_alone(manager, tmp_path, script):
+    pid = manager.started()
+    manager.workers.close()
+    later = Manager(tmp_path, script)
+    assert [worker.pid for worker in later.workers.find_all()] == [pid]
+    assert later.call("echo", say="still here")["said"] == "still here"
+    os.kill(pid, signal.SIGKILL)
+    later.until(lambda: later.exits)
+    os.waitpid(pid, 0)
+    later.loop.close()
+
+
+def test_the_socket_of_a_dead_worker_finds_nobody(manager):
+    pid = manager.started()
+    manager.workers.close()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert manager.workers.find_all() == []
+
+
+def test_a_worker_that_breaks_the_protocol_is_killed(manager):
+    manager.started()
+    manager.workers.get(7).call("garbage", lambda result: None)
+    manager.until(lambda: manager.exits == [7])
+
+
+def test_a_dismissed_worker_ends(manager):
+    manager.started()
+    manager.workers.dismiss(7)
+    manager.until(lambda: manager.exits == [7])
+
+
+def test_a_program_that_cannot_be_started_is_an_error_and_leaves_nothing(tmp_path):
+    loop = Loop()
+    workers = Workers(loop, Runtime(tmp_path), "sim:none", 0, ("/nonexistent",))
+    with pytest.raises(FileNotFoundError):
+        workers.get(7)
+    loop.close()

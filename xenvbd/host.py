@@ -1,0 +1,56 @@
+"""The surroundings of a device: what all devices of a manager share, and what they ask of a worker."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from xenvbd.helpers import Helpers
+from xenvbd.loop import Loop
+from xenvbd.medium import Policy
+from xenvbd.properties import Properties
+from xenvbd.runtime import Runtime
+from xenvbd.store import Store
+
+
+class WorkerProcess(Protocol):
+    """What a device asks of its domain's worker; see workers.Worker."""
+
+    pid: int
+
+    def call(self, verb: str, done: Callable[[dict[str, Any] | OSError], None], fds: list[int] = ...,
+             **params: Any) -> None:
+        """As workers.Worker.call."""
+
+
+class Options(Protocol):
+    """How the configuration wants a disk to be served; see config.DiskOptions."""
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def buffer_bytes(self) -> int: ...
+
+    def applied(self, props: Properties, /) -> Properties: ...
+
+
+@dataclass
+class Host:
+    """What all devices of a manager share.
+
+    worker: the worker of a domain, started if need be; options: of a disk that goes by these names.  What is called
+    with a device: dirty when it is to be looked at, changed when something has happened to it, destroyed when it is
+    to be forgotten."""
+
+    loop: Loop
+    store: Store
+    runtime: Runtime
+    helpers: Helpers
+    policy: Policy
+    worker: Callable[[int], WorkerProcess]
+    options: Callable[..., Options]
+    backend_domid: int = 0
+    dirty: Callable[[Any], None] = lambda device: None
+    changed: Callable[[Any], None] = lambda device: None
+    destroyed: Callable[[Any], None] = lambda device: None

@@ -1,0 +1,52 @@
+"""The open target of a vbd while the manager holds it: from realize until a worker gets it."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xenvbd import disk
+from xenvbd.disk import Image
+from xenvbd.properties import DiskFacts, Properties
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the configuration says about every target.  allow: directories that images may lie in."""
+
+    allow: Sequence[str] = ("/",)
+    open_seconds: float = 8.0           # libxl gives a backend 10 s to reach InitWait
+
+
+class Medium:
+    """facts of the target, and its descriptor if it is an image: locked, and the only one of its description."""
+
+    def __init__(self, facts: DiskFacts, image: Image | None = None) -> None:
+        self.facts, self._image = facts, image
+
+    @classmethod
+    def open(cls, properties: Properties, policy: Policy) -> Medium:
+        """Open and lock the target; may take as long as its file system does.  Raises OSError."""
+        target = properties.target
+        assert target is not None           # validate() has refused it
+        if target.scheme == "file":
+            image = disk.open_image(
+                target.path, read_only=properties.read_only, direct=properties.direct, allow=policy.allow,
+                fence=f"{properties.domid}/{properties.vdev.number}",
+                logical_block_size=properties.logical_block_size)
+            return cls(DiskFacts.of(image), image)
+        made = disk.open(target, read_only=properties.read_only,
+                         logical_block_size=properties.logical_block_size)
+        try:
+            return cls(DiskFacts.of(made))
+        finally:
+            made.close()
+
+    def take(self) -> list[int]:
+        """The descriptor, if there is one; it is the caller's from now on."""
+        image, self._image = self._image, None
+        return [] if image is None else [image.fd]
+
+    def close(self) -> None:
+        if self._image is not None:
+            self._image.close()
+            self._image = None

@@ -1,0 +1,316 @@
+"""The worker: the process that serves the disks of one guest domain.
+
+    python -m xenvbd.worker --fd N --hypervisor SPEC --backend-domid B --domid D --runtime DIR
+
+It has no xenstore and opens no target: rings, ports and descriptors come from the manager, over a
+SOCK_SEQPACKET socket (wire.py).  It outlives its manager: the end of the connection is not its end, a later
+manager connects to worker-D.sock in the runtime directory and goes on.  It ends when it is told to, or when
+it has neither a disk nor a manager for a while.
+
+    manager to worker   {"call": N, "verb": connect | disconnect | resume | list | ping | stop, ...} and
+    descriptors worker to manager   {"reply": N, "result": {...}} or {"reply": N, "error": {...}}
+                        {"event": kind, "disk": key, "detail": TEXT}
+
+The main thread never waits for storage: a plane is told to stop and says so when it has, and what may block
+after that (closing the image) is done by a helper thread.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xenvbd import __version__, disk, hv
+from xenvbd.dataplane import DataPlane, PlaneEvent, Settings
+from xenvbd.errors import Error, to_json
+from xenvbd.features import Agreement
+from xenvbd.hv.ops import Hypervisor
+from xenvbd.loop import Loop, Timer
+from xenvbd.runtime import Runtime
+from xenvbd.target import parse as parse_target
+from xenvbd.wire import MAX_QUEUE, Message, Wire
+
+IDLE_SECONDS = 10.0                 # without a disk and a manager
+
+log = logging.getLogger("xenvbd.worker")
+Finish = Callable[[dict[str, Any] | OSError], None]
+
+
+class Plane:
+    """One disk's data plane and target, from connect to disconnect."""
+
+    def __init__(self, key: str, plane: DataPlane, target: disk.Disk) -> None:
+        self.key, self.plane, self.target = key, plane, target
+        self.stopping: list[Finish] = []
+
+    def destroy(self) -> None:
+        """Let go of everything.  May block as long as closing the target does."""
+        self.plane.destroy()
+        self.target.close()
+
+
+class Worker:
+    """The main thread: messages in, planes, events out."""
+
+    def __init__(self, loop: Loop, hypervisor: Hypervisor, domid: int, listener: socket.socket) -> None:
+        self.loop, self.hypervisor, self.domid = loop, hypervisor, domid
+        self.planes: dict[str, Plane] = {}
+        self._wire: Wire | None = None
+        self._idle: Timer | None = None
+        self._leaving = False
+        self._listener = listener
+        self._verbs: dict[str, Callable[[Message, Finish], None]] = {
+            "connect": self._connect, "disconnect": self._disconnect, "resume": self._resume,
+            "list": self._list, "ping": self._ping, "stop": self._stop}
+        loop.read(listener.fileno(), self._accept)
+        self._watch_idleness()
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve this manager from now on; the one before is gone, or is told by the end of its connection."""
+        self._drop_manager()
+        wire = Wire(sock)
+        self._wire = wire
+        wire.on_pending = lambda waiting: self.loop.write(wire.fileno(), wire.flush if waiting else None)
+        self.loop.read(wire.fileno(), self._readable)
+        self._watch_idleness()
+
+    def leave(self) -> None:
+        """Stop every plane, drained, and end."""
+        self._leaving = True
+        for plane in list(self.planes.values()):
+            self._stop_plane(plane, lambda result: None)
+        self._leave_if_done()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            sock, _ = self._listener.accept()
+            self.adopt(sock)
+
+    def _drop_manager(self) -> None:
+        if self._wire is not None:
+            self.loop.forget(self._wire.fileno())
+            self._wire.close()
+            self._wire = None
+        self._watch_idleness()
+
+    def _readable(self) -> None:
+        try:
+            while self._wire is not None and (message := self._wire.receive()):
+                self._handle(message)
+        except (EOFError, OSError) as exc:
+            log.info("worker %d: the manager is gone: %s", self.domid, exc)
+            self._drop_manager()
+
+    def _handle(self, message: Message) -> None:
+        body = message.body
+        finish = self._finisher(body.get("call"))
+        try:
+            verb = self._verbs.get(str(body.get("verb")))
+            if verb is None:
+                raise Error(errno.EOPNOTSUPP, f"a worker does not know {body.get('verb')!r}")
+            verb(message, finish)
+        except OSError as exc:
+            finish(exc)
+        except (KeyError, TypeError, ValueError) as exc:
+            finish(Error(errno.EPROTO, f"a message that is wrong: {exc!r}"))
+        finally:
+            message.close()
+
+    def _finisher(self, number: Any) -> Finish:
+        """Sends the reply to a call, to whichever manager made it."""
+        wire = self._wire
+
+        def finish(result: dict[str, Any] | OSError) -> None:
+            body = {"error": to_json(result)} if isinstance(result, OSError) else {"result": result}
+            if wire is self._wire:
+                self._send({"reply": number, **body})
+
+        return finish
+
+    def _send(self, body: dict[str, Any]) -> None:
+        if self._wire is None:
+            return
+        try:
+            self._wire.send(body)
+        except OSError as exc:
+            log.warning("worker %d: the manager does not take messages: %s", self.domid, exc)
+            self._drop_manager()
+
+    def _connect(self, message: Message, finish: Finish) -> None:
+        """Open the target's engine and start its data plane.  The descriptors: the image if there is one,
+        then a journal for each queue, then the counters of each."""
+        body = message.body
+        agreement = Agreement.from_json(body["agreement"])
+        queues, images = len(agreement.queues), int(body["image"])
+        if body["disk"] in self.planes or self._leaving:
+            raise Error(errno.EBUSY, "the disk is connected already, or the worker is leaving")
+        if len(message.fds) != images + 2 * queues:
+            raise Error(errno.EPROTO, f"{len(message.fds)} descriptors for {queues} queues")
+        plane = self._start(message, agreement)
+        self.planes[plane.key] = plane
+        self.loop.read(plane.plane.events_fd, lambda: self._events(plane))
+        self._watch_idleness()
+        finish({"engine": plane.target.engine})
+
+    def _start(self, message: Message, agreement: Agreement) -> Plane:
+        body, queues = message.body, len(agreement.queues)
+        image = message.fds.pop(0) if body["image"] else None
+        identity = _identity(image)
+        target = disk.open(parse_target(body["target"]), fd=image, **body["open"])
+        try:
+            plane = DataPlane(self.hypervisor, target, name=body["name"], image=identity,
+                              settings=Settings(**body["settings"]))
+            try:
+                plane.start(agreement, message.fds[:queues], message.fds[queues:])
+            except BaseException:
+                plane.destroy()
+                raise
+        except BaseException:
+            target.close()
+            raise
+        return Plane(body["disk"], plane, target)
+
+    def _disconnect(self, message: Message, finish: Finish) -> None:
+        """Drain and stop a disk's plane, then let go of its target; the reply comes when the image is
+        unlocked.
+
+        abandon: let go of the ring at once, for there is nobody to answer."""
+        self._stop_plane(self._plane(message), finish, abandon=bool(message.body.get("abandon")))
+
+    def _resume(self, message: Message, finish: Finish) -> None:
+        """Try again what the plane holds, after ENOSPC say."""
+        self._plane(message).plane.resume()
+        finish({})
+
+    def _list(self, message: Message, finish: Finish) -> None:
+        finish({"disks": {key: plane.plane.state for key, plane in self.planes.items()}})
+
+    def _ping(self, message: Message, finish: Finish) -> None:
+        finish({"pid": os.getpid(), "domid": self.domid, "version": __version__})
+
+    def _stop(self, message: Message, finish: Finish) -> None:
+        """End, if there is nothing left to serve."""
+        if self.planes:
+            raise Error(errno.EBUSY, f"{len(self.planes)} disks are being served")
+        finish({})
+        self.loop.stop()
+
+    def _plane(self, message: Message) -> Plane:
+        key = message.body["disk"]
+        if key not in self.planes:
+            raise Error(errno.ENOENT, f"no plane serves {key}")
+        return self.planes[key]
+
+    def _stop_plane(self, plane: Plane, finish: Finish, *, abandon: bool = False) -> None:
+        plane.stopping.append(finish)
+        plane.plane.stop_begin(abandon=abandon)
+
+    def _events(self, plane: Plane) -> None:
+        for event in plane.plane.events():
+            if event.kind == "stopped":
+                self._stopped(plane)
+            elif self._wire is not None and self._wire.pending < MAX_QUEUE // 2:    # the rest is for replies
+                self._send(_event(plane.key, event))
+
+    def _stopped(self, plane: Plane) -> None:
+        """The I/O threads have ended: close the target where that may take its time."""
+        self.loop.forget(plane.plane.events_fd)
+
+        def destroy() -> None:
+            result: dict[str, Any] | OSError = {}
+            try:
+                plane.destroy()
+            except OSError as exc:
+                result = exc
+            self.loop.soon(lambda: self._destroyed(plane, result))
+
+        threading.Thread(target=destroy, name="close", daemon=True).start()
+
+    def _destroyed(self, plane: Plane, result: dict[str, Any] | OSError) -> None:
+        del self.planes[plane.key]
+        for finish in plane.stopping:
+            finish(result)
+        self._watch_idleness()
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self._leaving and not self.planes:
+            self.loop.stop()
+
+    def _watch_idleness(self) -> None:
+        """Start or stop the clock that ends a worker which nobody needs."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self._wire is None and not self.planes:
+            self._idle = self.loop.later(IDLE_SECONDS, self.loop.stop)
+
+
+def _event(key: str, event: PlaneEvent) -> dict[str, Any]:
+    detail = f"{os.strerror(event.errno)}, queue {event.queue}, sector {event.detail}"
+    return {"event": event.kind, "disk": key, "detail": detail}
+
+
+def _identity(image: int | None) -> tuple[int, int]:
+    """Device and inode of what is served, for the journal; zeros if it is no file."""
+    if image is None:
+        return 0, 0
+    status = os.fstat(image)
+    return (status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev), status.st_ino
+
+
+def set_title(title: str) -> None:
+    """Let ps show the title instead of the interpreter and its options (it fits into their place)."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])       # proc(5): arg_start, arg_end
+    with open("/proc/self/mem", "r+b", buffering=0) as memory:
+        memory.seek(start)
+        memory.write(title.encode()[: end - start - 1].ljust(end - start, b"\0"))
+
+
+def listen(path: str) -> socket.socket:
+    """Where a later manager finds this worker; the socket of a dead one is replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.bind(path)
+    os.chmod(path, 0o600)
+    sock.listen(4)
+    sock.setblocking(False)
+    return sock
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; the exit status."""
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    domid = int(options["--domid"])
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    path = Runtime(options["--runtime"]).worker(domid)
+    loop = Loop()
+    hypervisor = hv.open(options["--hypervisor"], int(options["--backend-domid"]))
+    worker = Worker(loop, hypervisor, domid, listen(path))
+    if "--fd" in options:
+        worker.adopt(socket.socket(fileno=int(options["--fd"])))
+    signal.signal(signal.SIGTERM, lambda number, frame: loop.soon(worker.leave))
+    with contextlib.suppress(OSError):
+        set_title(f"xenvbd-worker {domid}")
+    gc.collect()
+    gc.freeze()
+    loop.run()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

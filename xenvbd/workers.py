@@ -1,0 +1,239 @@
+"""The manager's side of the workers: start one for a domain, or find one that outlived an earlier manager.
+
+Calls are asynchronous: they are sent at once and their callback gets the reply, or an error when the worker
+dies. A worker's death is noticed through its pidfd, so also if its connection is held open elsewhere.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from xenvbd.errors import Error, from_json
+from xenvbd.loop import Loop
+from xenvbd.runtime import Runtime
+from xenvbd.wire import Message, Wire, close_all, peer
+
+RECONNECT_SECONDS = 0.5
+COMMAND = (sys.executable, "-P", "-m", "xenvbd.worker")
+
+log = logging.getLogger("xenvbd.workers")
+Result = dict[str, Any] | OSError
+Done = Callable[[Result], None]
+
+
+class Worker:
+    """One worker process as the manager sees it."""
+
+    def __init__(self, loop: Loop, domid: int, pid: int, path: str, sock: socket.socket,
+                 child: subprocess.Popen[bytes] | None = None) -> None:
+        """child: ours to reap; None: it was started by an earlier manager."""
+        self.loop, self.domid, self.pid, self._path, self._child = loop, domid, pid, path, child
+        self.alive = True
+        self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
+        self.on_exit: Callable[[Worker], None] = lambda worker: None
+        self._calls: dict[int, Done] = {}
+        self._numbers = itertools.count(1)
+        self._wire: Wire | None = None
+        self._pidfd = os.pidfd_open(pid)
+        loop.read(self._pidfd, self._exited)
+        self._use(sock)
+
+    def call(self, verb: str, done: Done, fds: Sequence[int] = (), **params: Any) -> None:
+        """Ask; done gets the result or an OSError, later.  fds are closed here, sent or not."""
+        if self._wire is None:
+            close_all(fds)
+            self._fail(done, self._gone())
+            return
+        number = next(self._numbers)
+        self._calls[number] = done
+        try:
+            self._wire.send({"call": number, "verb": verb, **params}, fds)
+        except OSError as exc:
+            del self._calls[number]
+            self._fail(done, Error(exc.errno or errno.EIO, f"worker {self.domid}: {exc.strerror}"))
+
+    def close(self) -> None:
+        """Leave the worker alone: it goes on serving.  Calls that wait for a reply are forgotten."""
+        self._calls.clear()
+        self._disconnect()
+        if self._pidfd >= 0:
+            self.loop.forget(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._child is not None and self._child.poll() is None:
+            self._child.returncode = 0      # not ours to wait for any more
+        self._child = None
+
+    def _use(self, sock: socket.socket) -> None:
+        wire = Wire(sock)
+        self._wire = wire
+        wire.on_pending = lambda waiting: self.loop.write(wire.fileno(), self._flush if waiting else None)
+        self.loop.read(wire.fileno(), self._readable)
+
+    def _disconnect(self) -> None:
+        if self._wire is not None:
+            self.loop.forget(self._wire.fileno())
+            self._wire.close()
+            self._wire = None
+        calls, self._calls = self._calls, {}
+        for done in calls.values():
+            done(self._gone())
+
+    def _readable(self) -> None:
+        try:
+            while self._wire is not None and (message := self._wire.receive()):
+                self._dispatch(message)
+        except EOFError as exc:
+            self._lost(exc)
+        except OSError as exc:
+            log.error("worker %d breaks the protocol and is killed: %s", self.domid, exc)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._disconnect()
+
+    def _flush(self) -> None:
+        try:
+            if self._wire is not None:
+                self._wire.flush()
+        except OSError as exc:
+            self._lost(exc)
+
+    def _dispatch(self, message: Message) -> None:
+        message.close()                     # a worker has no descriptor to give
+        body = message.body
+        if "event" in body:
+            self.on_event(body)
+        elif (done := self._calls.pop(body.get("reply", 0), None)) is not None:
+            error = body.get("error")
+            done(from_json(error) if isinstance(error, dict) else dict(body.get("result") or {}))
+
+    def _lost(self, exc: Exception) -> None:
+        """The connection is gone; mostly the process too, which the pidfd tells.  Else find it again."""
+        log.info("worker %d: the connection is lost: %s", self.domid, exc)
+        self._disconnect()
+        self.loop.later(RECONNECT_SECONDS, self._reconnect)
+
+    def _reconnect(self) -> None:
+        if not self.alive or self._wire is not None or self._pidfd < 0:
+            return
+        try:
+            self._use(_connect(self._path))
+        except OSError:
+            self.loop.later(RECONNECT_SECONDS, self._reconnect)
+
+    def _exited(self) -> None:
+        self.alive = False
+        status = self._child.wait() if self._child is not None else None
+        level = logging.INFO if status == 0 else logging.WARNING
+        ending = "ended" if status is None else f"ended with status {status}"
+        log.log(level, "worker %d (process %d) %s", self.domid, self.pid, ending)
+        self._disconnect()
+        self.close()
+        self.on_exit(self)
+
+    def _gone(self) -> Error:
+        return Error(errno.EPIPE, f"the worker of domain {self.domid} (process {self.pid}) is gone")
+
+    def _fail(self, done: Done, exc: OSError) -> None:
+        """Never from within call(): the caller need not expect its callback before call() returns."""
+        self.loop.soon(lambda: done(exc))
+
+
+class Workers:
+    """All workers of a manager, by domain."""
+
+    def __init__(self, loop: Loop, runtime: Runtime, hypervisor: str, backend_domid: int,
+                 command: Sequence[str] = COMMAND) -> None:
+        """hypervisor: as for hv.open(), passed on to the workers."""
+        self.loop, self.runtime = loop, runtime
+        self.by_domid: dict[int, Worker] = {}
+        self.on_event: Callable[[int, dict[str, Any]], None] = lambda domid, event: None
+        self.on_exit: Callable[[Worker], None] = lambda worker: None
+        self._options = [*command, "--hypervisor", hypervisor, "--backend-domid", str(backend_domid),
+                         "--runtime", str(runtime.path)]
+
+    def get(self, domid: int) -> Worker:
+        """The domain's worker: ours, one that outlived an earlier manager, or a new one.  Raises OSError."""
+        worker = self.by_domid.get(domid) or self.find(domid) or self._spawn(domid)
+        return worker
+
+    def find(self, domid: int) -> Worker | None:
+        """The worker that an earlier manager left for this domain, if it lives."""
+        path = self.runtime.worker(domid)
+        try:
+            sock = _connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        pid, _ = peer(sock)
+        log.info("worker %d (process %d) found", domid, pid)
+        return self._keep(Worker(self.loop, domid, pid, path, sock))
+
+    def find_all(self) -> list[Worker]:
+        """Every worker that an earlier manager left."""
+        found = (self.find(domid) for domid in self.runtime.workers() if domid not in self.by_domid)
+        return [worker for worker in found if worker is not None]
+
+    def dismiss(self, domid: int) -> None:
+        """Let a domain's worker end, if it serves nothing: to be called when its last disk has gone."""
+        if worker := self.by_domid.get(domid):
+            worker.call("stop", lambda result: None)
+
+    def close(self) -> None:
+        """Leave all workers alone: they go on serving."""
+        for worker in self.by_domid.values():
+            worker.close()
+        self.by_domid.clear()
+
+    def _spawn(self, domid: int) -> Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                child = subprocess.Popen(
+                    [*self._options, "--domid", str(domid), "--fd", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    start_new_session=True, cwd="/", env=_environment())
+        except OSError:
+            ours.close()
+            raise
+        log.info("worker %d (process %d) started", domid, child.pid)
+        return self._keep(Worker(self.loop, domid, child.pid, self.runtime.worker(domid), ours, child))
+
+    def _keep(self, worker: Worker) -> Worker:
+        worker.on_event = lambda event: self.on_event(worker.domid, event)
+        worker.on_exit = self._exited
+        self.by_domid[worker.domid] = worker
+        return worker
+
+    def _exited(self, worker: Worker) -> None:
+        if self.by_domid.get(worker.domid) is worker:
+            del self.by_domid[worker.domid]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.runtime.worker(worker.domid))
+        self.on_exit(worker)
+
+
+def _connect(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this very package first in the path: a worker is of its manager's version."""
+    package = str(Path(__file__).resolve().parent.parent)
+    path = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
