@@ -1,0 +1,325 @@
+"""Finding, keeping and forgetting the vbds of a host, against a real store, with workers that are none."""
+import itertools
+
+import pytest
+
+from tests.support.manager import BACKEND, FRONTEND, FakeWorker, bench
+from xenvbd.backend import REFRESHES, Backend
+from xenvbd.config import DiskOptions
+from xenvbd.errors import ClaimError, NoSuchDisk
+from xenvbd.medium import Policy
+from xenvbd.properties import Properties
+from xenvbd.target import parse as parse_target
+from xenvbd.vdev import parse as parse_vdev
+
+
+class FakeWorkers:
+    """Workers by domain; left: those that an earlier manager left."""
+
+    def __init__(self, loop):
+        self.loop, self.by_domid, self.left, self.dismissed = loop, {}, [], []
+
+    def get(self, domid):
+        if domid not in self.by_domid:
+            self.by_domid[domid] = FakeWorker(self.loop)
+            self.by_domid[domid].domid = domid
+        return self.by_domid[domid]
+
+    def find_all(self):
+        for worker in self.left:
+            self.by_domid[worker.domid] = worker
+        return self.left
+
+    def dismiss(self, domid):
+        self.dismissed.append(domid)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def b(tmp_path):
+    with bench() as made:
+        made.tmp = tmp_path
+        made.image = tmp_path / "a.img"
+        made.image.write_bytes(bytes(1 << 20))
+        yield made
+        made.backend.close()
+
+
+def backend(b, *, kinds=("qdisk",), left=(), kernel="/nonexistent"):
+    """A Backend that has started."""
+    workers = FakeWorkers(b.loop)
+    workers.left = list(left)
+    b.backend = Backend(b.loop, b.store, b.runtime, workers, Policy(), kinds,
+                        lambda *names: DiskOptions(), kernel_backend=str(kernel))
+    b.store.on_lost = lambda error: None
+    b.backend.start()
+    b.settle()
+    return b.backend
+
+
+def toolstack(b, devid=51712, **nodes):
+    """What libxl writes for a disk of domain 7."""
+    back, front = BACKEND.replace("51712", str(devid)), FRONTEND.replace("51712", str(devid))
+    values = {"frontend": front, "params": f"aio:{b.image}", "frontend-id": 7, "dev": "xvda", "mode": "r",
+              "state": 1, "online": 1} | nodes
+    b.toolstack.transaction(lambda tx: [tx.write(f"{back}/{name}", str(value)) for name, value in values.items()])
+    for name, value in {"backend": back, "backend-id": 0, "state": 1}.items():
+        b.toolstack.write(f"{front}/{name}", str(value))
+    for path in (front, f"{front}/state"):
+        b.toolstack.set_perms(path, ["n7", "r0"])
+
+
+def asked(vdev="xvda", target="mem:1M", domid=7):
+    return Properties(domid=domid, vdev=parse_vdev(vdev), target=parse_target(target))
+
+
+def test_an_area_that_is_there_at_the_start_is_served(b):
+    toolstack(b)
+    backend(b)
+    b.until(lambda: b.node("state") == "2")
+
+
+def test_an_area_that_appears_is_served(b):
+    backend(b)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2")
+    assert b.backend.find("domain7:xvda").domid == 7
+
+
+@pytest.mark.parametrize("nodes", [{"online": 0}, {"state": 4}, {"state": 6}], ids=str)
+def test_an_area_that_is_not_new_is_left_alone(b, nodes):
+    backend(b)
+    toolstack(b, **nodes)
+    b.settle()
+    assert not b.backend.devices and b.node("sectors") is None
+
+
+def test_an_area_of_another_kind_is_left_alone(b):
+    backend(b, kinds=("vbd3",))
+    toolstack(b)
+    b.settle()
+    assert b.node("state") == "1"
+
+
+def test_the_kernel_s_backend_is_named_instead_of_fought_for_its_disks(b, tmp_path):
+    with pytest.raises(ClaimError, match="xen-blkback"):
+        backend(b, kinds=("vbd",), kernel=tmp_path)
+
+
+def test_a_failed_device_is_tried_again_when_its_area_is_made_again(b):
+    backend(b)
+    toolstack(b, params="aio:/nonexistent")
+    b.until(lambda: b.node("hotplug-status") == "error")
+    b.toolstack.rm(BACKEND)
+    b.until(lambda: not b.backend.devices)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2")
+
+
+def test_an_area_replaced_by_a_new_one_is_a_new_device(b):
+    backend(b)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2")
+    first = b.backend.find("7:51712")
+
+    def replace(tx):
+        tx.rm(BACKEND)
+        tx.rm(FRONTEND)
+
+    b.toolstack.transaction(replace)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2" and b.backend.devices)
+    assert b.backend.find("7:51712") is not first and first.gone
+
+
+def test_a_disk_is_found_by_names_and_by_numbers(b):
+    backend(b)
+    device = b.backend.create(asked())
+    for text in ("domain7:xvda", "7:51712", "7:xvda", "domain7:51712"):
+        assert b.backend.find(text) is device
+    for text in ("xvda", "7:xvdb", "8:xvda", "", ":"):
+        with pytest.raises(NoSuchDisk):
+            b.backend.find(text)
+
+
+def test_a_vdev_that_is_taken_is_refused_by_name(b):
+    backend(b)
+    b.backend.create(asked())
+    with pytest.raises(ClaimError, match="domain7:xvda"):
+        b.backend.create(asked())
+    toolstack(b, devid=51728)
+    with pytest.raises(ClaimError, match="51728"):
+        b.backend.create(asked("xvdb"))
+
+
+def test_a_domain_that_does_not_exist_has_no_disk(b):
+    backend(b)
+    with pytest.raises(NoSuchDisk):
+        b.backend.create(asked(domid=9))
+
+
+def test_a_domain_s_worker_is_dismissed_with_its_last_disk(b):
+    backend(b)
+    first, second = b.backend.create(asked()), b.backend.create(asked("xvdb"))
+    b.until(lambda: first.published and second.published)
+    first.unplug(force=True)
+    b.until(lambda: first.gone)
+    assert b.backend.workers.dismissed == []
+    second.unplug(force=True)
+    b.until(lambda: second.gone)
+    assert b.backend.workers.dismissed == [7]
+
+
+def test_a_dead_domain_s_disks_go_and_the_next_of_its_number_starts_afresh(b):
+    backend(b)
+    device = b.backend.create(asked())
+    b.until(lambda: device.published)
+    b.sim.remove_domain(7)
+    b.until(lambda: device.gone)
+    assert not b.toolstack.exists(BACKEND)
+    b.sim.add_domain(7, "another")
+    new = b.backend.create(asked())
+    b.until(lambda: new.published)
+    assert new.name == "another:xvda" and new.domain != device.domain
+
+
+def test_a_domain_replaced_at_once_by_one_of_its_number_loses_its_disks(b):
+    backend(b)
+    device = b.backend.create(asked())
+    b.until(lambda: device.published)
+    b.sim.remove_domain(7)
+    b.sim.add_domain(7)
+    b.until(lambda: device.gone)
+
+
+def test_a_guest_that_writes_without_end_gets_its_turns_and_no_more(b):
+    backend(b)
+    device = b.backend.create(asked())
+    b.until(lambda: device.published)
+    visits = itertools.count()
+    refresh, device.refresh = device.refresh, lambda: (next(visits), refresh())
+    for number in range(4 * REFRESHES):
+        b.guest.store.write(f"{FRONTEND}/state", "1" if number % 2 else "2")
+        b.loop.run_once(0)
+    assert next(visits) <= 2 * REFRESHES
+    b.guest.connect()
+    b.until(lambda: b.node("state") == "4")
+
+
+def test_a_store_that_drops_its_connections_is_looked_through_when_it_is_back(b):
+    backend(b)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2")
+    b.sim.drop_connections(0)
+    b.until(lambda: not b.store.connected)
+    b.guest.connect()
+    b.toolstack.reconnect()
+    toolstack(b, devid=51728)
+    b.settle()
+    assert b.node("state") == "2"
+    b.store.reconnect()
+    b.backend.store_returned()
+    b.until(lambda: b.node("state") == "4" and b.toolstack.get(f"{BACKEND[:-5]}51728/state") == b"2")
+
+
+def test_a_store_that_lost_its_tree_does_not_end_a_disk(b):
+    backend(b)
+    device = b.backend.create(asked())
+    b.until(lambda: device.published)
+    b.guest.connect()
+    b.until(lambda: device.connected)
+    for path in ("/local/domain/0/backend", "/local/domain/0/data", "/local/domain/7"):
+        b.toolstack.rm(path)
+    b.store.reconnect()
+    b.backend.store_returned()
+    b.settle()
+    assert device.connected and b.backend.workers.get(7).calls == ["connect"]
+    device.unplug(force=True)
+    b.until(lambda: device.gone)
+
+
+def serving(b, *keys):
+    """A worker that an earlier manager left."""
+    worker = FakeWorker(b.loop)
+    worker.domid = 7
+    worker.planes = set(keys)
+    answer = worker.call
+
+    def call(verb, done, fds=(), **params):
+        if verb == "list":
+            b.loop.soon(lambda: done({"disks": dict.fromkeys(worker.planes, "running")}))
+        else:
+            answer(verb, done, fds, **params)
+
+    worker.call = call
+    return worker
+
+
+def connected(b):
+    """A manager with a connected disk; the key of the disk."""
+    backend(b)
+    device = b.backend.create(asked())
+    b.until(lambda: device.published)
+    b.guest.connect()
+    b.until(lambda: device.connected)
+    return device
+
+
+def restart(b, *left):
+    b.backend.close()
+    b.store.reconnect()
+    b.store._watches.clear()
+    return backend(b, left=left)
+
+
+def test_a_later_manager_takes_over_what_a_worker_serves(b):
+    device = connected(b)
+    worker = serving(b, device.key)
+    restart(b, worker)
+    b.until(lambda: b.backend.devices)
+    again = b.backend.find("domain7:xvda")
+    assert again.connected and again.created and b.node("state") == "4" and worker.calls == []
+    b.guest.state(6)
+    b.until(lambda: b.node("state") == "6")
+    assert worker.calls == ["disconnect"]
+
+
+def test_a_later_manager_serves_what_was_only_published(b):
+    backend(b)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2")
+    restart(b)
+    b.guest.connect()
+    b.until(lambda: b.node("state") == "4")
+
+
+def test_a_disk_without_its_worker_stays_connected_and_says_why_it_does_not_work(b):
+    connected(b)
+    restart(b)
+    b.until(lambda: b.backend.devices)
+    device = b.backend.find("domain7:xvda")
+    assert b.node("state") == "4" and device.failed and not device.connected
+
+
+def test_what_went_while_no_manager_was_there_is_let_go(b):
+    device = connected(b)
+    worker = serving(b, device.key, "qdisk-7-99")
+    b.backend.close()
+    b.sim.remove_domain(7)
+    restart(b, worker)
+    b.until(lambda: len(worker.calls) == 2)
+    assert worker.calls == ["disconnect", "disconnect"]
+    assert not b.backend.devices and not list(b.runtime.records())
+
+
+def test_an_area_removed_while_no_manager_was_there_ends_its_plane(b):
+    device = connected(b)
+    worker = serving(b, device.key)
+    b.backend.close()
+    b.toolstack.rm(BACKEND)
+    restart(b, worker)
+    b.until(lambda: worker.calls == ["disconnect"])
+    b.until(lambda: not b.backend.devices)
+    assert not b.toolstack.exists(BACKEND)

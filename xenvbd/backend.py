@@ -1,0 +1,353 @@
+"""All vbds of a host: finds those that toolstacks make, keeps their devices and the domains' workers.
+
+One watch a kind sees every backend area (a driver domain may have 128 watches); what fires only marks a
+device, so a guest that writes without end costs memory for one mark (XSA-349), and its turn comes when the
+others had theirs.
+"""
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from xenvbd import domains, features
+from xenvbd.device import Device
+from xenvbd.errors import ClaimError, NoSuchDisk, PropertyError, StoreError
+from xenvbd.helpers import Helpers
+from xenvbd.host import Host, Options
+from xenvbd.loop import Loop
+from xenvbd.medium import Policy
+from xenvbd.properties import Properties
+from xenvbd.record import Record
+from xenvbd.runtime import Runtime
+from xenvbd.store import Store
+from xenvbd.trace import event
+from xenvbd.workers import Worker, Workers
+from xenvbd.xenbus import XenbusState, parse_state
+
+LIST_SECONDS = 5.0                  # a worker that an earlier manager left must say what it serves
+REFRESHES = 50                      # of a device in a second; then it waits for the next
+KERNEL_BACKEND = "/sys/bus/xen-backend/drivers/vbd"
+
+log = logging.getLogger("xenvbd")
+Key = tuple[str, int, int]          # kind, domid, devid
+
+
+class Backend:
+    """The devices of a manager.  Everything runs in its loop."""
+
+    def __init__(self, loop: Loop, store: Store, runtime: Runtime, workers: Workers, policy: Policy,
+                 kinds: Sequence[str], options: Callable[..., Options], *,
+                 kernel_backend: str = KERNEL_BACKEND) -> None:
+        """kinds: the areas to claim, backend/KIND; the first is that of disks which we create ourselves.
+        kernel_backend: exists if the kernel's driver claims every vbd."""
+        self.loop, self.store, self.workers, self.kinds = loop, store, workers, tuple(kinds)
+        self.devices: dict[Key, Device] = {}
+        self.waiters: dict[Device, list[Callable[[], bool]]] = {}
+        self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, options, store.domid,
+                         dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
+        self._kernel_backend = kernel_backend
+        self._dirty: dict[Key, None] = {}
+        self._scans: dict[tuple[str, int | None], None] = {}
+        self._check_domains = False
+        self._scheduled = self._ready = False
+        self._orphans: set[Key] = set()
+        self._turns: dict[Key, tuple[int, int]] = {}
+        workers.on_event = self._worker_event
+        workers.on_exit = self._worker_exit
+
+    # Life
+
+    def start(self) -> None:
+        """Watch, take over what an earlier manager served, and then everything new.  StoreError, ClaimError."""
+        for kind in self.kinds:
+            self._refuse_rival(kind)
+        for kind in self.kinds:
+            self._watch_kind(kind)
+        self.store.watch("@releaseDomain", lambda path: self._domains_changed())
+        self.store.write(self._marker, str(os.getpid()))
+        _Inventory(self.workers.find_all(), self._take_over, self.loop)
+
+    def store_returned(self) -> None:
+        """The connection to the store is there again, and all watches fire: look at everything."""
+        if not self.store.exists(self._marker):
+            log.error("xenstored has lost its tree: the disks go on being served, and are let go by detach --force")
+            self._orphans = set(self.devices)
+            self.store.write(self._marker, str(os.getpid()))
+        for key, device in list(self.devices.items()):
+            device.run()
+            self.mark(key)
+        self._domains_changed()
+
+    def close(self) -> None:
+        """Leave everything as it is: workers serve on."""
+        for device in self.devices.values():
+            device.close()
+        self.workers.close()
+
+    # Devices
+
+    def find(self, text: str) -> Device:
+        """The device of DOMAIN:VDEV, domain and vdev by name or number.  NoSuchDisk."""
+        domain, _, disk = text.rpartition(":")
+        for (_, domid, devid), device in self.devices.items():
+            if text == device.name or (domain in (str(domid), device.name.rpartition(":")[0])
+                                       and disk in (str(devid), device.name.rpartition(":")[2])):
+                return device
+        raise NoSuchDisk(errno.ENOENT, f"there is no disk {text!r}; `xenvbd list` shows those there are")
+
+    def create(self, properties: Properties, engine: str = "") -> Device:
+        """Attach a disk whose areas are to be made by us.  NoSuchDisk, ClaimError."""
+        kind, domid, devid = self.kinds[0], properties.domid, properties.vdev.number
+        self._refuse_rival(kind)
+        for other in self.kinds:
+            if (other, domid, devid) in self.devices:
+                raise ClaimError(errno.EEXIST, "the vdev is taken; `xenvbd list` shows by what",
+                                 disk=self.devices[other, domid, devid].name)
+        if self.store.exists(features.frontend_path(domid, devid)):
+            raise ClaimError(errno.EEXIST, "the vdev is taken by a disk of another backend",
+                             path=features.frontend_path(domid, devid))
+        device = self._new((kind, domid, devid), properties, engine)
+        device.realize()
+        return device
+
+    def served(self, domid: int) -> list[Device]:
+        """The devices of a domain."""
+        return [device for (_, other, _), device in self.devices.items() if other == domid]
+
+    def mark(self, key: Key) -> None:
+        """Look at this device, or area, in the next round."""
+        self._dirty[key] = None
+        self._schedule()
+
+    def _new(self, key: Key, properties: Properties | None = None, engine: str = "") -> Device:
+        _, domid, devid = key
+        identity = domains.identity(self.store, domid)
+        if identity is None:
+            raise NoSuchDisk(errno.ENOENT, f"there is no domain {domid}")
+        name = domains.disk_name(domains.name(self.store, domid), devid)
+        event("xen_block_device_create", disk=name, number=devid)
+        device = Device(self.host, *key, domain=identity, name=name, properties=properties, engine=engine)
+        self.devices[key] = device
+        return device
+
+    def _destroyed(self, device: Device) -> None:
+        key = (device.areas.kind, device.domid, device.devid)
+        self.devices.pop(key, None)
+        self._turns.pop(key, None)
+        self._orphans.discard(key)
+        event("xen_block_device_destroy", disk=device.name, number=device.devid)
+        if not self.served(device.domid):
+            self.workers.dismiss(device.domid)
+        self.mark(key)                      # a new area of the same name may be there already
+
+    def _changed(self, device: Device) -> None:
+        """Tell those who wait for the device; one that is done says True."""
+        left = [waiter for waiter in self.waiters.pop(device, ()) if not waiter()]
+        if left:
+            self.waiters.setdefault(device, []).extend(left)
+
+    def _mark_device(self, device: Device) -> None:
+        self.mark((device.areas.kind, device.domid, device.devid))
+
+    # What fires
+
+    def _watch_kind(self, kind: str) -> None:
+        root = f"{domains.path(self.host.backend_domid)}/backend/{kind}"
+        event("xen_bus_realize", kind=kind, path=root)
+        event("xen_bus_add_watch", path=root)
+        self.store.watch(root, lambda path: self._fired(kind, path.removeprefix(root).split("/")[1:]))
+
+    def _fired(self, kind: str, parts: list[str]) -> None:
+        """parts: the path below backend/KIND: domid, devid, node, as far as there are any."""
+        numbers = [int(part) for part in parts[:2] if part.isascii() and part.isdecimal()]
+        if len(numbers) == 2:
+            self.mark((kind, numbers[0], numbers[1]))
+        elif len(numbers) == len(parts[:2]):
+            self._scans[kind, numbers[0] if numbers else None] = None
+            self._schedule()
+
+    def _domains_changed(self) -> None:
+        self._check_domains = True
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._ready:
+            self._scheduled = True
+            self.loop.soon(self._round)
+
+    def _round(self) -> None:
+        """One turn for everything that is marked.  What the store cannot answer now stays marked."""
+        self._scheduled = False
+        if not self.store.connected:
+            return
+        if self._check_domains:
+            self._check_domains = False
+            self._drop_dead_domains()
+        scans, self._scans = self._scans, {}
+        for kind, domid in scans:
+            self._scan(kind, domid)
+        dirty, self._dirty = self._dirty, {}
+        for key in dirty:
+            try:
+                self._visit(key)
+            except StoreError as exc:
+                self._dirty[key] = None
+                if self.store.connected:
+                    log.warning("%s-%d-%d: %s", *key, exc)
+                    self.loop.later(1.0, self._schedule)
+
+    def _scan(self, kind: str, domid: int | None) -> None:
+        """Mark every area of a kind, or of one domain of it, and every device there that may have none now."""
+        event("xen_bus_type_enumerate", kind=kind)
+        root = f"{domains.path(self.host.backend_domid)}/backend/{kind}"
+        for key in self.devices:
+            if key[0] == kind and domid in (None, key[1]):
+                self._dirty[key] = None
+        for child in self._numbers(root) if domid is None else [domid]:
+            for devid in self._numbers(f"{root}/{child}"):
+                self._dirty[kind, child, devid] = None
+
+    def _numbers(self, path: str) -> list[int]:
+        try:
+            return [int(name) for name in self.store.ls(path) if name.isascii() and name.isdecimal()]
+        except StoreError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+            return []
+
+    def _visit(self, key: Key) -> None:
+        device = self.devices.get(key)
+        if device is None:
+            self._consider(key)
+        elif self._in_turn(key) and not self._orphaned(device, key):
+            event("xen_device_backend_changed", disk=device.name)
+            device.refresh()
+
+    def _in_turn(self, key: Key) -> bool:
+        """Whether the device may be looked at again in this second; else it is in the next."""
+        second = int(time.monotonic())
+        last, count = self._turns.get(key, (second, 0))
+        if last == second and count >= REFRESHES:
+            if count == REFRESHES:
+                self.loop.later(1.0, lambda: self.mark(key))
+                self._turns[key] = (second, count + 1)
+            return False
+        self._turns[key] = (second, count + 1 if last == second else 1)
+        return True
+
+    def _orphaned(self, device: Device, key: Key) -> bool:
+        """Whether the area is missing because xenstored has lost it, not because somebody removed it."""
+        if key in self._orphans and not self.store.exists(device.areas.backend):
+            return True
+        self._orphans.discard(key)
+        return False
+
+    def _consider(self, key: Key) -> None:
+        """An area without a device: a toolstack's new one, or none of our business."""
+        kind, domid, devid = key
+        area = features.backend_path(self.host.backend_domid, kind, domid, devid)
+        state = parse_state(self.store.get(f"{area}/{features.STATE}"))
+        if state is not XenbusState.INITIALISING or self.store.get(f"{area}/{features.ONLINE}") != b"1":
+            return
+        event("xen_bus_backend_create", kind=kind, path=area)
+        try:
+            self._refuse_rival(kind)
+            device = self._new(key)
+        except (ClaimError, NoSuchDisk) as exc:
+            log.warning("%s: %s", area, exc)
+            return
+        device.realize()
+
+    def _drop_dead_domains(self) -> None:
+        for domid in {key[1] for key in self.devices if key not in self._orphans}:
+            now = domains.identity(self.store, domid)
+            for device in self.served(domid):
+                if now != device.domain:
+                    device.domain_gone()
+
+    def _refuse_rival(self, kind: str) -> None:
+        """ClaimError if another backend has this kind: two on one ring would destroy the data."""
+        if kind == "vbd" and os.path.exists(self._kernel_backend):
+            raise ClaimError(errno.EBUSY, "the kernel's xen-blkback has all of backend/vbd; unload and blacklist it, "
+                             "or let xenvbd claim another kind", path=self._kernel_backend)
+
+    @property
+    def _marker(self) -> str:
+        """A node that is there as long as xenstored keeps its tree."""
+        return f"{domains.path(self.host.backend_domid)}/data/xenvbd"
+
+    # Workers
+
+    def _worker_event(self, domid: int, body: dict[str, Any]) -> None:
+        for device in self.served(domid):
+            if device.key == body.get("disk"):
+                device.worker_event(str(body.get("event")), str(body.get("detail")))
+
+    def _worker_exit(self, worker: Worker) -> None:
+        for device in self.served(worker.domid):
+            device.worker_lost(worker)
+
+    # Taking over
+
+    def _take_over(self, serving: set[str], silent: set[int]) -> None:
+        """The workers have said which disks they serve, but for those of the silent domains."""
+        for key, fields in self.host.runtime.records():
+            try:
+                record = Record.from_json(fields)
+            except (KeyError, TypeError, ValueError, PropertyError) as exc:
+                log.error("%s: its record cannot be read, it is left alone: %r", key, exc)
+            else:
+                served = key in serving or (record.properties.domid in silent and record.agreement is not None)
+                self._adopt(key, record, served)
+                serving.discard(key)
+        for key in serving:
+            self._let_go(key)
+        self._ready = True
+        self._schedule()
+
+    def _adopt(self, name: str, record: Record, serving: bool) -> None:
+        properties = record.properties
+        key = (record.kind, properties.domid, properties.vdev.number)
+        if domains.identity(self.store, properties.domid) == record.domain and record.kind in self.kinds:
+            device = self._new(key)
+            device.adopt(record, serving)
+            log.info("%s: taken over, %s", device.name, device.view.backend.label)
+        else:
+            if serving:
+                self._let_go(name)
+            self.host.runtime.forget(name)
+
+    def _let_go(self, key: str) -> None:
+        """End a plane whose disk is not there any more."""
+        domid = int(key.split("-")[-2])
+        log.warning("%s: its worker serves it, but it is gone: disconnected", key)
+        self.workers.get(domid).call("disconnect", lambda result: None, disk=key)
+
+
+class _Inventory:
+    """Ask all workers which disks they serve, and tell their keys and the domains whose workers said nothing."""
+
+    def __init__(self, workers: list[Worker], done: Callable[[set[str], set[int]], None], loop: Loop) -> None:
+        self._waiting = {worker.domid for worker in workers}
+        self._serving: set[str] = set()
+        self._done: Callable[[set[str], set[int]], None] | None = done
+        for worker in workers:
+            worker.call("list", functools.partial(self._listed, worker.domid))
+        loop.later(LIST_SECONDS if workers else 0.0, self._finish)
+
+    def _listed(self, domid: int, result: dict[str, Any] | OSError) -> None:
+        self._waiting.discard(domid)
+        if not isinstance(result, OSError):
+            self._serving.update(result["disks"])
+        if not self._waiting:
+            self._finish()
+
+    def _finish(self) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(self._serving, self._waiting)

@@ -1,0 +1,159 @@
+"""The daemon: puts store, workers, backend and control socket on one loop, and lives until it is told to
+stop.
+
+Its end is not the disks' end: workers serve on, and the next manager takes over.
+"""
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+
+from xenvbd import __version__, hv
+from xenvbd.backend import Backend
+from xenvbd.config import Config
+from xenvbd.control import Server
+from xenvbd.errors import StoreError, exit_code
+from xenvbd.loop import Loop
+from xenvbd.medium import Policy
+from xenvbd.runtime import Runtime
+from xenvbd.store import Store
+from xenvbd.verbs import Verbs
+from xenvbd.workers import Workers
+
+RECONNECT_FIRST, RECONNECT_LAST = 0.1, 5.0      # seconds between attempts to reach the store
+STOP_SECONDS = 10.0                             # for the guests to give up their disks, if workers are to stop
+
+log = logging.getLogger("xenvbd")
+Reload = Callable[[], Config]
+
+
+class Service:
+    """One manager."""
+
+    def __init__(self, config: Config, reload: Reload | None = None, *, stop_workers: bool = False) -> None:
+        """reload: reads the configuration again; stop_workers: end all disks with the manager (a simulation).
+        Raises OSError: no Xen, no store, another manager, an area that a rival has."""
+        self._reload, self._config = reload, config
+        self._reconnecting = False
+        self.loop = Loop()
+        self._stop_workers = stop_workers
+        self.runtime = Runtime(config.runtime_dir)
+        self._lock = self.runtime.lock()
+        hypervisor = hv.open(config.hypervisor)
+        self.store = Store(hypervisor.store_path)
+        self.store.on_lost = self._store_lost
+        self.workers = Workers(self.loop, self.runtime, config.hypervisor, self.store.domid)
+        self.backend = Backend(self.loop, self.store, self.runtime, self.workers, _policy(config), config.kinds,
+                               lambda *names: self._config.options_of(*names))
+        self.control = Server(self.loop, config.control, Verbs(self.backend).dispatch)
+        self.loop.read(self.store.fileno(), self._dispatch)
+        self.backend.start()
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: self.loop.soon(self.stop))
+        signal.signal(signal.SIGHUP, lambda number, frame: self.loop.soon(self.reload))
+        gc.collect()
+        gc.freeze()
+        notify("READY=1\nSTATUS=serving")
+        log.info("xenvbd %s serves backend/%s, process %d", __version__, ", ".join(self.backend.kinds), os.getpid())
+        self.loop.run()
+        self.close()
+
+    def stop(self) -> None:
+        """Stop serving; the disks go on, unless the configuration wants the workers to stop as well."""
+        notify("STOPPING=1")
+        if not self._stop_workers:
+            self.loop.stop()
+            return
+        for device in list(self.backend.devices.values()):
+            device.unplug(force=True)
+        self.loop.later(STOP_SECONDS, self.loop.stop)
+        self._stop_when_idle()
+
+    def reload(self) -> None:
+        """Take a changed configuration for what is attached from now on."""
+        notify("RELOADING=1")
+        try:
+            if self._reload is not None:
+                self._config = self._reload()
+                self.backend.host.policy = _policy(self._config)
+                log.info("the configuration was read again")
+        except OSError as exc:
+            log.error("the configuration stays as it was: %s", exc)
+        notify("READY=1")
+
+    def close(self) -> None:
+        """Let go of everything, and leave it as it is."""
+        self.control.close()
+        self.backend.close()
+        self.loop.forget(self.store.fileno())
+        self.store.close()
+        self.loop.close()
+        os.close(self._lock)
+
+    def _stop_when_idle(self) -> None:
+        if self.backend.devices or self.workers.by_domid:
+            self.loop.later(0.02, self._stop_when_idle)
+        else:
+            self.loop.stop()
+
+    def _dispatch(self) -> None:
+        self.store.dispatch()
+
+    def _store_lost(self, exc: StoreError) -> None:
+        log.error("xenstored is lost (%s); the disks go on being served", exc)
+        notify("STATUS=xenstored is lost")
+        if not self._reconnecting:
+            self._reconnecting = True
+            self.loop.later(RECONNECT_FIRST, lambda: self._reconnect(RECONNECT_FIRST))
+
+    def _reconnect(self, waited: float) -> None:
+        """Try to reach the store again, and ever less often as long as that fails."""
+        try:
+            self.store.reconnect()
+            self.backend.store_returned()
+        except StoreError as exc:
+            log.debug("xenstored is still away: %s", exc)
+        if not self.store.connected:
+            pause = min(2 * waited, RECONNECT_LAST)
+            self.loop.later(pause, lambda: self._reconnect(pause))
+            return
+        self._reconnecting = False
+        log.info("xenstored is back")
+        notify("STATUS=serving")
+
+
+def _policy(config: Config) -> Policy:
+    return Policy(allow=config.allow, open_seconds=config.open_timeout)
+
+
+def serve(config: Config, reload: Reload | None = None, *, stop_workers: bool = False) -> int:
+    """Be the manager until told to stop; the command's exit status.  Parameters: see Service."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        Service(config, reload, stop_workers=stop_workers).run()
+    except OSError as exc:
+        log.error("%s", exc)
+        return exit_code(exc)
+    return 0
+
+
+def notify(state: str) -> None:
+    """sd_notify(3): tell systemd, if it started us."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect("\0" + path[1:] if path.startswith("@") else path)
+            sock.send(state.encode())
+        except OSError as exc:
+            log.warning("systemd cannot be told %r: %s", state, exc)

@@ -1,0 +1,83 @@
+"""What `list` and `show` say of a device: a JSON object whose keys are spelt as xenstore spells them."""
+from __future__ import annotations
+
+from typing import Any
+
+from xenvbd import features
+from xenvbd.device import Device
+from xenvbd.stats import Snapshot
+from xenvbd.xenbus import Phase, Plane, XenbusState
+
+
+def show(device: Device, pid: int | None = None) -> dict[str, Any]:
+    """Everything about a device, known here: no worker and no store is asked.  pid: of its worker."""
+    counters = device.counters()
+    return {
+        "disk": device.name, "domid": device.domid, "domain": device.name.rpartition(":")[0],
+        "vdev": device.devid, "name": device.name.rpartition(":")[2], "kind": device.areas.kind,
+        "state": {"backend": device.view.backend.label, "frontend": _label(device.view.frontend)},
+        "plane": device.view.plane.value, "pid": pid, "created": device.created,
+        **_medium(device), **_connection(device),
+        "inflight": counters.inflight, "note": note(device, counters),
+        "stats": counters.to_json(),
+    }
+
+
+def note(device: Device, counters: Snapshot) -> str:
+    """Why it is not simply Connected, in a few words; empty if it is."""
+    view = device.view
+    if device.error is not None:
+        return str(device.error).removeprefix(f"{device.name}: ")
+    if counters.stopped != "none":
+        return {"no-space": "stopped: no space left for the image", "flush-failed": "stopped: a flush failed",
+                "io-error": "stopped: an I/O error"}.get(counters.stopped, "stopped")
+    if view.plane is Plane.STOPPING:
+        return f"draining {counters.inflight}"
+    if view.phase is Phase.PUBLISHING:
+        return "opening the target"
+    if view.backend is XenbusState.INITWAIT:
+        return "waiting for the guest"
+    if view.backend is XenbusState.CLOSING:
+        return "waiting for the guest to close"
+    return "" if view.online else "detaching"
+
+
+def waiting_for(device: Device) -> str:
+    """What a time-out is about, as a sentence that names the node to look at."""
+    if device.error is not None:
+        return str(device.error).removeprefix(f"{device.name}: ")
+    if device.view.phase is Phase.PUBLISHING:
+        return f"the target {device.properties and device.properties.target} is still being opened"
+    if device.view.plane is Plane.STOPPING:
+        return f"{device.counters().inflight} requests are still with the storage"
+    return (f"the guest has not answered {device.view.backend.label}: "
+            f"{device.areas.frontend_state} is {_label(device.view.frontend)}")
+
+
+def _label(state: XenbusState | None) -> str:
+    return "none" if state is None else state.label
+
+
+def _medium(device: Device) -> dict[str, Any]:
+    properties, facts = device.properties, device.facts
+    fields: dict[str, Any] = {"size": None if facts is None else facts.size, "engine": device.serving or device.engine,
+                              "mode": None, "target": None, "features": {}}
+    if properties is None:
+        return fields
+    fields |= {"mode": "ro" if properties.read_only else "rw", "target": str(properties.target),
+               features.DEVICE_TYPE: properties.device_type, features.SECTOR_SIZE: properties.logical_block_size}
+    if facts is not None:
+        fields["features"] = {
+            "persistent": False, "flush-cache": True, "barrier": properties.barrier,
+            "discard": features.discard_offered(properties, facts),
+            "max-indirect-segments": properties.max_indirect}
+    return fields
+
+
+def _connection(device: Device) -> dict[str, Any]:
+    agreement = device.agreement
+    if agreement is None:
+        return {"protocol": None, "queues": 0, "ring-page-order": None, "event-channels": []}
+    return {"protocol": agreement.abi, "queues": len(agreement.queues),
+            "ring-page-order": agreement.ring_page_order,
+            "event-channels": [queue.event_channel for queue in agreement.queues]}

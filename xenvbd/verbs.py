@@ -1,0 +1,160 @@
+"""The verbs of the control socket: ping, attach, detach, list, show, resume.
+
+attach and detach may wait for a guest: their reply comes when it has answered, or with what was waited for.
+"""
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from xenvbd import __version__, domains, target, units, vdev
+from xenvbd.backend import Backend
+from xenvbd.control import Reply, Result
+from xenvbd.device import Device
+from xenvbd.errors import Error, PropertyError
+from xenvbd.properties import Properties
+from xenvbd.show import show, waiting_for
+
+ATTACH_SECONDS = 30.0
+DETACH_SECONDS = 30.0
+
+# Parameters of attach that are properties of the disk: its name there, and what reads a text.
+_SIZES = ("logical-block-size", "physical-block-size", "min-io", "opt-io", "discard-granularity")
+_PLAIN = {field.name.replace("_", "-"): field.name for field in fields(Properties)
+          if field.name not in ("domid", "vdev", "target")}
+_OTHERS = ("domain", "target", "vdev", "engine", "wait", "timeout")
+
+
+class Verbs:
+    """What the control server dispatches to."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
+            "ping": self._ping, "attach": self._attach, "detach": self._detach, "list": self._list,
+            "show": self._show, "resume": self._resume}
+
+    def dispatch(self, verb: str, params: dict[str, Any], reply: Reply) -> None:
+        """Do it; what it raises is the reply."""
+        if verb not in self._verbs:
+            raise PropertyError(errno.EINVAL, f"unknown verb {verb!r}: expected {', '.join(self._verbs)}")
+        self._verbs[verb](params, reply)
+
+    def _ping(self, params: dict[str, Any], reply: Reply) -> None:
+        backend = self.backend
+        reply({"version": __version__, "pid": os.getpid(), "disks": len(backend.devices),
+               "workers": len(backend.workers.by_domid), "store": backend.store.connected,
+               "kinds": list(backend.kinds)})
+
+    def _list(self, params: dict[str, Any], reply: Reply) -> None:
+        wanted = params.get("domain")
+        devices = sorted(self.backend.devices.values(), key=lambda device: (device.domid, device.devid))
+        shown = map(self._shown, devices)
+        reply({"disks": [disk for disk in shown if wanted in (None, disk["domain"], str(disk["domid"]))]})
+
+    def _show(self, params: dict[str, Any], reply: Reply) -> None:
+        reply(self._shown(self.backend.find(_text(params, "disk"))))
+
+    def _resume(self, params: dict[str, Any], reply: Reply) -> None:
+        device = self.backend.find(_text(params, "disk"))
+        device.resume(lambda result: reply(result if isinstance(result, OSError) else self._shown(device)))
+
+    def _attach(self, params: dict[str, Any], reply: Reply) -> None:
+        properties = self._properties(params)
+        device = self.backend.create(properties, str(params.get("engine") or ""))
+        waits = bool(params.get("wait", True))
+
+        def result() -> Result | None:
+            if device.failed:
+                return device.error or Error(errno.EIO, "it was removed meanwhile", disk=device.name)
+            return self._shown(device) if device.connected or (not waits and device.published) else None
+
+        self._wait(device, result, _seconds(params, ATTACH_SECONDS), reply)
+
+    def _detach(self, params: dict[str, Any], reply: Reply) -> None:
+        device = self.backend.find(_text(params, "disk"))
+        force = bool(params.get("force"))
+        device.unplug(force)
+        if not params.get("wait", True):
+            reply(self._shown(device))
+            return
+
+        def result() -> Result | None:
+            return {"disk": device.name} if device.gone else None
+
+        self._wait(device, result, _seconds(params, DETACH_SECONDS), reply,
+                   "" if force else "; detach --force does not wait for the guest")
+
+    def _wait(self, device: Device, result: Callable[[], Result | None], seconds: float, reply: Reply,
+              hint: str = "") -> None:
+        """Reply when there is a result, or after so many seconds with what was waited for."""
+        def attempt() -> bool:
+            if (found := result()) is None:
+                return False
+            timer.cancel()
+            reply(found)
+            return True
+
+        def give_up() -> None:
+            self.backend.waiters.get(device, [attempt]).remove(attempt)
+            reply(Error(errno.ETIMEDOUT, f"not done after {seconds:g} s: {waiting_for(device)}{hint}",
+                        disk=device.name))
+
+        timer = self.backend.loop.later(seconds, give_up)
+        if not attempt():
+            self.backend.waiters.setdefault(device, []).append(attempt)
+
+    def _shown(self, device: Device) -> dict[str, Any]:
+        worker = self.backend.workers.by_domid.get(device.domid)
+        return show(device, worker.pid if worker else None)
+
+    def _properties(self, params: dict[str, Any]) -> Properties:
+        """The disk that attach asks for.  PropertyError, NoSuchDisk."""
+        if unknown := set(params) - set(_PLAIN) - set(_OTHERS):
+            expected = ", ".join(sorted([*_PLAIN, *_OTHERS]))
+            raise PropertyError(errno.EINVAL, f"attach does not know {', '.join(sorted(unknown))}: expected {expected}")
+        store = self.backend.store
+        domid = domains.find(store, str(params.get("domain", "")))
+        values = {_PLAIN[name]: _value(name, value) for name, value in params.items() if name in _PLAIN}
+        wanted = params.get("vdev")
+        disk = vdev.parse(str(wanted)) if wanted else vdev.free(self._used(domid))
+        asked = Properties(domid=domid, vdev=disk, target=target.parse(_text(params, "target")))
+        name = domains.disk_name(domains.name(store, domid), disk.number)
+        options = self.backend.host.options(name, f"{domid}:{disk.number}")
+        properties: Properties = replace(options.applied(asked), **values)
+        return properties
+
+    def _used(self, domid: int) -> list[int]:
+        """The vdevs that a domain has, also those that are being attached."""
+        parent = f"{domains.path(domid)}/device/vbd"
+        names = self.backend.store.ls(parent) if self.backend.store.exists(parent) else []
+        return [int(name) for name in names if name.isdecimal()] + [
+            device.devid for device in self.backend.served(domid)]
+
+
+def _text(params: dict[str, Any], name: str) -> str:
+    value = params.get(name)
+    if not isinstance(value, str) or not value:
+        raise PropertyError(errno.EINVAL, f"{name} is missing")
+    return value
+
+
+def _seconds(params: dict[str, Any], default: float) -> float:
+    value = params.get("timeout")
+    if value is None:
+        return default
+    return units.parse_duration(value) if isinstance(value, str) else float(value)
+
+
+def _value(name: str, value: Any) -> Any:
+    """A property as JSON gives it: sizes may be texts ("4K"), the rest is what Properties says."""
+    if name in _SIZES and isinstance(value, str):
+        return units.parse_size(value)
+    expected: tuple[type, ...] = {"mode": (str,), "device-type": (str,), "large-sector-units": (str,)}.get(
+        name, (int, bool, type(None)))
+    if not isinstance(value, expected):
+        raise PropertyError(errno.EINVAL, f"{name} {value!r}: expected {' or '.join(t.__name__ for t in expected)}")
+    return value
