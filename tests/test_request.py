@@ -129,6 +129,21 @@ def test_the_response_to_an_indirect_request_carries_the_operation_inside() -> N
     assert check(request, capacity=7, segments=PAGE)[:2] == (ERROR, WRITE)
 
 
+@pytest.mark.parametrize(("sector", "first", "last", "expected"), [
+    (0, 0, 0, OKAY), (255, 0, 0, OKAY), (256, 0, 0, ERROR), (0, 0, 1, ERROR), (0, 1, 1, ERROR), (0, 255, 255, ERROR),
+    (0, 32, 0, ERROR), (1 << 61, 0, 0, ERROR), ((1 << 61) + 255, 0, 0, ERROR), ((1 << 64) - 1, 0, 0, ERROR)])
+def test_a_frontend_may_count_in_larger_sectors(sector: int, first: int, last: int, expected: int) -> None:
+    """feature-large-sector-size as QEMU reads it: a page is one sector of 4096 bytes, a disk of 2048 is 256."""
+    large = {"logical_block_size": 4096, "sector_unit": 4096}
+    assert status(READ, sector, ((1, first, last),), **large) == expected
+    assert indirect(READ, ((1, first, last),), sector, **large) == expected
+
+
+def test_a_discard_may_count_in_larger_sectors() -> None:
+    for sector, count, expected in (0, 256, OKAY), (1, 256, ERROR), (1, (1 << 61), ERROR), (1 << 63, 1, ERROR):
+        assert status(DISCARD, sector, (), nr_sectors=count, logical_block_size=4096, sector_unit=4096) == expected
+
+
 # The model: written from blkif.h and from nothing else.
 
 def model_data(r: Request, segments, limits: dict) -> tuple[int, int]:

@@ -15,6 +15,7 @@ cdef struct request_limits:
     uint64_t capacity       # 512-byte sectors
     uint32_t block_mask     # logical block size in sectors, less one
     uint16_t max_indirect   # segments; 0: not advertised
+    uint8_t unit_shift      # the frontend counts in 512 << unit_shift bytes
     bint read_only
     bint discard
     bint barrier
@@ -35,3 +36,8 @@ cdef int16_t request_check_segments(const xenvbd_request *request, const blkif_r
 
 # Pages of segment descriptors that an indirect request of so many segments has.
 cdef uint32_t indirect_pages(uint32_t nr_segments) noexcept nogil
+
+# A request of a frontend that counts in units of 512 << shift bytes (feature-large-sector-size as QEMU reads it),
+# made to count in 512; what does not fit its field lies beyond any disk, or any page.
+cdef void request_scale(xenvbd_request *request, uint8_t shift) noexcept nogil
+cdef void segments_scale(blkif_request_segment *segments, uint32_t nr, uint8_t shift) noexcept nogil

@@ -75,8 +75,6 @@ cdef int16_t check_discard(const xenvbd_request *request, const request_limits *
 
 cdef int16_t check_indirect(const xenvbd_request *request, const request_limits *limits,
                             request_plan *plan) noexcept nogil:
-    if limits.max_indirect == 0:
-        return BLKIF_RSP_EOPNOTSUPP
     if request.nr_segments == 0 or request.nr_segments > limits.max_indirect \
             or indirect_pages(request.nr_segments) > BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST:
         return BLKIF_RSP_ERROR
@@ -111,10 +109,10 @@ cdef int16_t request_check(const xenvbd_request *request, const request_limits *
     plan.reply_op = request.sub if indirect else request.operation
     plan.nr_segments, plan.sectors = 0, 0
     kind = kind_of(plan.reply_op)
-    if kind < 0 and not indirect:
+    if kind < 0 and not indirect or indirect and limits.max_indirect == 0:
         return BLKIF_RSP_EOPNOTSUPP
     if indirect and kind != REQUEST_READ and kind != REQUEST_WRITE:
-        return BLKIF_RSP_ERROR if limits.max_indirect else BLKIF_RSP_EOPNOTSUPP
+        return BLKIF_RSP_ERROR
     plan.kind = kind
     if limits.read_only and writes(request, plan):
         return BLKIF_RSP_ERROR
@@ -127,15 +125,34 @@ cdef int16_t request_check(const xenvbd_request *request, const request_limits *
     return check_flush(request, limits, plan)
 
 
+cdef inline uint64_t scaled(uint64_t count, uint8_t shift) noexcept nogil:
+    return count << shift if count <= <uint64_t>-1 >> shift else <uint64_t>-1
+
+
+cdef void segments_scale(blkif_request_segment *segments, uint32_t nr, uint8_t shift) noexcept nogil:
+    cdef uint32_t i
+    for i in range(nr):
+        segments[i].first_sect = <uint8_t>min(<uint32_t>segments[i].first_sect << shift, <uint32_t>255)
+        segments[i].last_sect = <uint8_t>min(((<uint32_t>segments[i].last_sect + 1) << shift) - 1, <uint32_t>255)
+
+
+cdef void request_scale(xenvbd_request *request, uint8_t shift) noexcept nogil:
+    request.sector = scaled(request.sector, shift)
+    if request.operation == BLKIF_OP_DISCARD:
+        request.u.nr_sectors = scaled(request.u.nr_sectors, shift)
+    elif request.operation != BLKIF_OP_INDIRECT:
+        segments_scale(request.u.seg, min(request.nr_segments, <uint32_t>BLKIF_MAX_SEGMENTS_PER_REQUEST), shift)
+
+
 cdef uint32_t indirect_pages(uint32_t nr_segments) noexcept nogil:
     return (nr_segments + XENVBD_SEGMENTS_PER_INDIRECT_PAGE - 1) // XENVBD_SEGMENTS_PER_INDIRECT_PAGE
 
 
 def check(request, *, uint64_t capacity, bint read_only=False, bint discard=True, bint barrier=False,
-          uint16_t max_indirect=256, uint32_t logical_block_size=512, segments=None):
+          uint16_t max_indirect=256, uint32_t logical_block_size=512, sector_unit=512, segments=None):
     """Judge a ring.Request as the data plane does; for an indirect one, segments is what its pages hold.
 
-    capacity in 512-byte sectors.  Returns (status, reply_op, kind, sectors): a BLKIF_RSP_* value, the
+    capacity in 512-byte sectors, whatever sector_unit the request counts in.  Returns (status, reply_op, kind, sectors): a BLKIF_RSP_* value, the
     operation the response carries, and for a good request its kind ("read", "write", "flush", "discard",
     "barrier") and sectors of data (else None, 0).
     """
@@ -144,12 +161,14 @@ def check(request, *, uint64_t capacity, bint read_only=False, bint discard=True
     cdef blkif_request_segment list_[4096]
     cdef request_limits limits = request_limits(
         capacity=capacity, block_mask=logical_block_size // XENVBD_SECTOR_SIZE - 1, max_indirect=max_indirect,
-        read_only=read_only, discard=discard, barrier=barrier)
+        unit_shift=sector_unit.bit_length() - 10, read_only=read_only, discard=discard, barrier=barrier)
     request_from_python(&r, request)
+    request_scale(&r, limits.unit_shift)
     cdef int16_t status = request_check(&r, &limits, &plan)
     if status == BLKIF_RSP_OKAY and request.operation == BLKIF_OP_INDIRECT:
         for i in range(plan.nr_segments):
             list_[i].gref, list_[i].first_sect, list_[i].last_sect = segments[i]
+        segments_scale(list_, plan.nr_segments, limits.unit_shift)
         status = request_check_segments(&r, list_, &limits, &plan)
     if status != BLKIF_RSP_OKAY:
         return status, plan.reply_op, None, 0

@@ -1,4 +1,5 @@
 """The data plane from end to end: what a guest writes is what it reads, whatever the operation, ABI and ring."""
+import dataclasses
 import functools
 import os
 import random
@@ -143,3 +144,17 @@ def test_two_rings_with_full_queues_both_go_on(serve) -> None:
 def test_barriers_are_not_supported_unless_offered(serve) -> None:
     guest = serve().guest
     assert guest.do(guest.request(BARRIER, 0, guest.pages(1).segments())) == [EOPNOTSUPP]
+
+
+def test_a_guest_may_count_in_sectors_of_4096_bytes(serve, guests) -> None:
+    guest = guests()
+    agreement = dataclasses.replace(guest.agreement, sector_unit=4096)
+    serve(guest, agreement=agreement, logical_block_size=4096)
+    pages = guest.pages(12)
+    pages.bytes[:] = os.urandom(12 * PAGE)
+    table = tuple((gref, 0, 0) for gref in pages.refs)
+    assert guest.do(guest.request(WRITE, 3, table[:1]), guest.indirect(WRITE, 4, table)) == [OKAY, OKAY]
+    assert guest.do(guest.request(DISCARD, 5, nr_sectors=2)) == [OKAY]
+    back = guest.pages(4)
+    assert guest.do(guest.request(READ, 3, tuple((gref, 0, 0) for gref in back.refs))) == [OKAY]
+    assert bytes(back.bytes) == bytes(pages.bytes[:PAGE]) * 2 + bytes(2 * PAGE)

@@ -35,6 +35,7 @@ class Agreement:
     devid: int
     abi: str
     queues: tuple[Ring, ...]
+    sector_unit: int = SECTOR
 
 
 class Pages:

@@ -19,6 +19,8 @@ from xenvbd.request cimport (
     indirect_pages,
     request_check,
     request_check_segments,
+    request_scale,
+    segments_scale,
 )
 from xenvbd.ring cimport (
     BLKIF_OP_INDIRECT,
@@ -114,6 +116,8 @@ cdef inline void admit(Queue q, uint64_t now) noexcept nogil:
     w.slot, w.since, w.buffer, w.stage = slot, now, ARENA_NONE, WORK_TAKEN
     w.op.owner = w
     w.segments = slot.request.u.seg
+    if q.limits.unit_shift:
+        request_scale(&slot.request, q.limits.unit_shift)
     status = request_check(&slot.request, &q.limits, &w.plan)
     if status != BLKIF_RSP_OKAY:
         refuse(q, w, status)
@@ -164,6 +168,8 @@ cdef void described(Queue q, work *w) noexcept nogil:
     """An indirect request's segments are in private memory: judge them."""
     cdef int16_t status
     w.segments = w.descriptors
+    if q.limits.unit_shift:
+        segments_scale(w.descriptors, w.plan.nr_segments, q.limits.unit_shift)
     status = request_check_segments(&w.slot.request, w.segments, &q.limits, &w.plan)
     if status == BLKIF_RSP_OKAY:
         prepare(q, w)

@@ -43,6 +43,9 @@ class Agreement(Protocol):
     def abi(self) -> str: ...
 
     @property
+    def sector_unit(self) -> int: ...
+
+    @property
     def queues(self) -> Sequence[QueueAgreement]: ...
 
 

@@ -96,7 +96,7 @@ cdef class Queue:
     cdef int attach(self) noexcept nogil
     cdef void detach(self) noexcept nogil
     cdef void release_ring(self) noexcept nogil
-    cdef set_limits(self, Disk disk, settings)
+    cdef set_limits(self, Disk disk, settings, agreement)
     cdef connect(self, Hypervisor hypervisor, agreement)
     cdef attach_ring(self, uint32_t pages, int abi)
     cdef allocate(self, Disk disk, settings)

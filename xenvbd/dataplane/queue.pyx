@@ -53,7 +53,7 @@ cdef class Queue:
         self.poll_ns = settings.poll_ns
         self.discards_allowed = max(1, DISCARDS_A_DISK // len(agreement.queues))
         self.control = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.set_limits(disk, settings)
+        self.set_limits(disk, settings, agreement)
         self.connect(hypervisor, agreement)
         self.allocate(disk, settings)
         self.open_files(agreement, image, journal_fd, stats_fd)
@@ -64,10 +64,11 @@ cdef class Queue:
         free(self.descriptors)
         free(self.batch)
 
-    cdef set_limits(self, Disk disk, settings):
+    cdef set_limits(self, Disk disk, settings, agreement):
         self.limits.capacity = disk.size // XENVBD_SECTOR_SIZE
         self.limits.block_mask = settings.logical_block_size // XENVBD_SECTOR_SIZE - 1
         self.limits.max_indirect = settings.max_indirect
+        self.limits.unit_shift = agreement.sector_unit.bit_length() - 10
         self.limits.read_only = settings.read_only or disk.read_only
         self.limits.discard = settings.discard and disk.can_discard
         self.limits.barrier = settings.barrier
