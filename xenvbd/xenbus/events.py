@@ -1,0 +1,86 @@
+"""What can happen to a device."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xenvbd.xenbus.states import XenbusState
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened."""
+
+
+@dataclass(frozen=True)
+class Realize(Event):
+    """The device is to be published: an area was found with online=1 and state=1, or we are to create one."""
+
+
+@dataclass(frozen=True)
+class Published(Event):
+    """Publish is done: the area says InitWait."""
+
+
+@dataclass(frozen=True)
+class PublishFailed(Event):
+    """Publish failed, and wrote nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class FrontendState(Event):
+    """The frontend's state node, read now; None if it is gone."""
+
+    state: XenbusState | None
+
+
+@dataclass(frozen=True)
+class BackendState(Event):
+    """The backend's state and online nodes, read now in one transaction; None if the area is gone."""
+
+    state: XenbusState | None
+    online: bool = False
+
+
+@dataclass(frozen=True)
+class PlaneStarted(Event):
+    """Connect is done."""
+
+
+@dataclass(frozen=True)
+class PlaneFailed(Event):
+    """Connect failed, and left nothing behind."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class PlaneStopped(Event):
+    """Disconnect is done: all requests are answered, all is unmapped and unbound."""
+
+
+@dataclass(frozen=True)
+class PlaneBroken(Event):
+    """The plane stopped serving a ring for good, because the frontend broke it; it still has it mapped."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class PlaneLost(Event):
+    """The process of the plane is gone, and the plane with it."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Unplug(Event):
+    """An administrator detaches the disk; force: without waiting for the frontend."""
+
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class DomainGone(Event):
+    """The frontend's domain is dead or released."""

@@ -1,0 +1,66 @@
+"""What a device knows: the View that the state machine turns into the next."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from xenvbd.xenbus.states import CLOSED, CLOSING, CONNECTED, INITIALISING, INITWAIT, XenbusState
+
+
+class Phase(Enum):
+    """Where the device is in its life."""
+
+    NEW = "new"                     # claimed; nothing was written
+    PUBLISHING = "publishing"       # Publish is under way
+    FAILED = "failed"               # Publish failed; waits until the toolstack takes it away
+    LIVE = "live"                   # published
+    GONE = "gone"                   # destroyed; the end
+
+
+class Plane(Enum):
+    """The data plane."""
+
+    NONE = "none"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the device knows.
+
+    backend is what we wrote last, or what a toolstack wrote and we took over.  frontend is None when its area is
+    gone.  created: both areas are ours.  gone: the backend area was removed.  forced: the frontend is not waited for.
+    stale: the plane belongs to an earlier connection.  failed: the plane did not start with what the frontend
+    says now.  broken: the ring was stopped for good.  error: an error node stands in the backend area."""
+
+    phase: Phase = Phase.NEW
+    backend: XenbusState = INITIALISING
+    frontend: XenbusState | None = INITIALISING
+    online: bool = True
+    plane: Plane = Plane.NONE
+    created: bool = False
+    gone: bool = False
+    forced: bool = False
+    stale: bool = False
+    failed: bool = False
+    broken: bool = False
+    error: bool = False
+
+
+def adopted(backend: XenbusState, frontend: XenbusState | None, online: bool, *, serving: bool,
+            created: bool = False) -> View:
+    """The View of a vbd that an earlier manager published.
+
+    serving: a worker runs its plane, and PlaneStarted is to be the next event.  A vbd that is Connected and has no
+    plane is broken: only its frontend can bring it back."""
+    given_up = serving and backend is CLOSED        # by a toolstack: we write Closed when no plane is left
+    return View(phase=Phase.LIVE, backend=CLOSING if given_up else backend, frontend=settle(frontend),
+                online=online, forced=given_up and not online, created=created,
+                plane=Plane.STARTING if serving else Plane.NONE, broken=backend is CONNECTED and not serving)
+
+
+def settle(state: XenbusState | None) -> XenbusState | None:
+    """No block frontend uses InitWait; one that did would be setting up."""
+    return INITIALISING if state is INITWAIT else state
