@@ -81,11 +81,13 @@ def test_the_names_are_qemus(name: str) -> None:
 def calls(path: Path) -> Iterator[tuple[str, list[str]]]:
     """The events that a source writes, with the names of their fields."""
     if path.suffix == ".pyx":       # no syntax tree: the call must stand on one line
-        for match in re.finditer(r'trace\.event\("(\w+)"([^)\n]*)', path.read_text()):
+        for match in re.finditer(r'\bevent\("(\w+)"([^)\n]*)', path.read_text()):
             yield match[1], re.findall(r"(\w+)=", match[2])
         return
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "trace.event":
+    text = path.read_text()
+    names = {"trace.event"} | ({"event"} if re.search(r"from xenvbd\.trace import .*\bevent\b", text) else set())
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
             assert isinstance(node.args[0], ast.Constant), f"{path.name}: an event's name is a literal"
             yield node.args[0].value, [keyword.arg or "**" for keyword in node.keywords]
 

@@ -37,7 +37,10 @@ class FrontendState(Event):
 
 @dataclass(frozen=True)
 class BackendState(Event):
-    """The backend's state and online nodes, read now in one transaction; None if the area is gone."""
+    """The backend's state and online nodes, read now in one transaction; None if the area is gone.
+
+    Not to be read before all earlier actions are written: an older state of our own would be taken for a wish of
+    the toolstack."""
 
     state: XenbusState | None
     online: bool = False
