@@ -616,7 +616,7 @@ RARE: st.SearchStrategy[Callable[[World], None]] = st.one_of(
     st.just(lambda world: world.feed(DomainGone())))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(MOVES, max_size=60), st.lists(RARE, max_size=2), st.lists(MOVES, max_size=20))
 def test_no_interleaving_breaks_the_rules_and_the_end_is_always_reached(
         before: list[Callable[[World], None]], rare: list[Callable[[World], None]],
@@ -632,7 +632,7 @@ def test_no_interleaving_breaks_the_rules_and_the_end_is_always_reached(
     assert world.destroyed
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(MOVES, max_size=60), st.booleans(), st.lists(MOVES, max_size=20))
 def test_whatever_a_guest_did_it_can_be_connected_again(before: list[Callable[[World], None]], lost: bool,
                                                         after: list[Callable[[World], None]]) -> None:
