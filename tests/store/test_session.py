@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyxs._internal import Op
 
 from tests.store.tools import dispatch_until, refused, settled
 from xenvbd.errors import StoreError
-from xenvbd.store import Store
+from xenvbd.store import Store, Transaction
 from xenvbd.store.session import HEADER
 from xenvbd.store_sim import SimStore
 
@@ -179,6 +181,30 @@ def test_an_error_answer_nobody_knows_is_eio(fake) -> None:
     with Store(fake(lambda client, chunk: client.sendall(reply(chunk, b"\xffQUOTA\0", Op.ERROR)))) as store, \
             refused(errno.EIO):
         store.read("/a")
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(payload=st.binary(max_size=60), op=st.sampled_from([None, 2, 15, 16, 22, 0xFFFF]))
+def test_whatever_a_store_answers_only_storeerror_comes_out(fake, payload: bytes, op: int | None) -> None:
+    path = fake(lambda client, chunk: client.sendall(reply(chunk, payload, op) + reply(chunk, b"\0")))
+    with Store(path, timeout=1) as store:
+        for verb in (store.read, store.ls, store.get_perms, lambda path: store._long_directory(path, 0),
+                     lambda path: store.transaction(lambda tx: None), lambda path: store.watch(path, print),
+                     lambda path: store.domid, lambda path: store.domain_path(1), lambda path: store.dispatch()):
+            with contextlib.suppress(StoreError):
+                verb("/a")
+
+
+def test_a_transaction_does_not_outlive_its_connection(dom0: Store) -> None:
+    """The next connection may give its id to another transaction."""
+    def change(tx: Transaction) -> None:
+        dom0.reconnect()
+        assert dom0._begin() == tx._id
+        tx.write("/a", b"")
+
+    with refused(errno.ECONNRESET):
+        dom0.transaction(change)
+    assert not dom0.exists("/a")
 
 
 # Reconnection

@@ -1,7 +1,8 @@
-"""The simulated store beyond xenstored's own rules (test_store.py and its neighbours): sockets, restart, SIGKILL, faults."""
+"""The simulated store beyond xenstored's own rules: sockets, restart, SIGKILL, faults."""
 import contextlib
 import errno
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -190,6 +191,20 @@ def test_a_client_that_does_not_read_loses_nothing_and_stops_nobody(sim: SimStor
         assert len(dom0.read("/big")) == 3000
         wanted = count * (HEADER.size + 3000)
         assert len(client.recv(wanted, socket.MSG_WAITALL)) == wanted
+
+
+def test_xens_own_tools_work_with_it(sim: SimStore) -> None:
+    """libxenstore's clients, from xenstore-utils."""
+    def run(*command: str) -> str:
+        return subprocess.run(command, env={**os.environ, "XENSTORED_PATH": sim.path()}, capture_output=True,
+                              text=True, check=True, timeout=20).stdout
+
+    run("xenstore-write", *(word for i in range(500) for word in (f"/dir/child-{i:03}", str(i))))
+    run("xenstore-chmod", "/dir/child-007", "n0", "r1")
+    assert run("xenstore-list", "/dir").split() == [f"child-{i:03}" for i in range(500)]
+    assert run("xenstore-read", "/dir/child-499") == "499\n"
+    assert 'child-007 = "7"' in (listing := run("xenstore-ls", "-p", "/dir")) and "(n0,r1)" in listing
+    assert run("xenstore-watch", "-n", "1", "/dir") == "/dir\n"
 
 
 # Restart

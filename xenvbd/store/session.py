@@ -25,7 +25,7 @@ from xenvbd.errors import StoreError
 
 PAYLOAD_MAX = 4096          # XENSTORE_PAYLOAD_MAX of xs_wire.h: xenstored drops a client that sends more
 HEADER: struct.Struct = Packet._struct
-CHUNK = 65536
+CHUNK, CHUNKS = 65536, 16    # bytes in one read, reads in one receive(): a flood must not hold us for ever
 ERRNOS = {name.encode(): code for code, name in errno.errorcode.items()}
 LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ENODEV,
                   errno.EBADF})
@@ -78,6 +78,8 @@ class Session:
         #: Watch events not delivered yet, (token, path), oldest first.  Each once: what a guest can make
         #: us keep is bounded by the nodes it may own, however often it writes them (XSA-349).
         self.events: dict[tuple[bytes, bytes], None] = {}
+        #: Grows with each connection: what belongs to an earlier one is void.
+        self.epoch = 0
         self._connection: Any = None
         self._next_request = 0
         self._replies: deque[Any] = deque()
@@ -107,6 +109,7 @@ class Session:
         self._poll.register(connection.fileno(), select.POLLIN)
         self._ready.register(connection.fileno(), select.EPOLLIN)
         self._connection = connection
+        self.epoch += 1
 
     def drop(self) -> None:
         """Forget the connection and everything that came over it."""
@@ -149,11 +152,11 @@ class Session:
     def receive(self) -> None:
         """Take in what the store has sent, without waiting.  Raises StoreError if the connection is lost."""
         try:
-            chunk = os.read(self._connection.fileno(), CHUNK)
-            self._input += chunk
-            while len(chunk) == CHUNK:
+            for _ in range(CHUNKS):
                 chunk = os.read(self._connection.fileno(), CHUNK)
                 self._input += chunk
+                if len(chunk) < CHUNK:
+                    break
         except BlockingIOError:
             chunk = b"-"
         except OSError as error:

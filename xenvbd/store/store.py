@@ -150,6 +150,8 @@ class Store:
         reply = self._request(DIRECTORY_PART, b"%s\0%d\0" % (_encode(path), offset), tx, path)
         generation, _, names = reply.partition(b"\0")
         last = names == b"\0" or names.endswith(b"\0\0")
+        if not names:
+            raise StoreError(errno.EPROTO, "an empty part of a directory", path=path)
         return generation, names[:-1] if last else names, last
 
     def get_perms(self, path: str, tx: int = 0) -> list[str]:
@@ -201,7 +203,7 @@ class Store:
         A conflict runs fn again, a bounded number of times after short random pauses (XSA-206), and raises
         EAGAIN in the end.  If fn raises, the transaction is aborted.  Either way nothing has happened."""
         for attempt in range(ATTEMPTS):
-            transaction = Transaction(self, int(self._request(Op.TRANSACTION_START, b"\0").rstrip(b"\0")))
+            transaction = Transaction(self, self._begin())
             try:
                 result = fn(transaction)
             except BaseException:
@@ -211,6 +213,13 @@ class Store:
                 return result
             time.sleep(random.uniform(0, BACKOFF * 2 ** attempt))
         raise StoreError(errno.EAGAIN, f"other changes conflicted with the transaction {ATTEMPTS} times")
+
+    def _begin(self) -> int:
+        """The id of a new transaction."""
+        reply = self._request(Op.TRANSACTION_START, b"\0")
+        if not re.fullmatch(b"[0-9]{1,10}\0?", reply):
+            raise StoreError(errno.EPROTO, f"not a transaction id: {reply!r}")
+        return int(reply.rstrip(b"\0"))
 
     def _commit(self, transaction: Transaction) -> bool:
         """Whether the transaction took place; False if another change was in its way."""

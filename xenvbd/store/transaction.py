@@ -18,13 +18,19 @@ class Transaction:
 
     def __init__(self, store: Store, id: int) -> None:
         self._store = store
+        self._epoch = store._session.epoch
         self._id: int | None = id
 
     @property
     def id(self) -> int:
-        """The transaction's id on the wire, where 0 would mean "none": so it is checked."""
+        """The transaction's id on the wire, if it still means this transaction.
+
+        Raises StoreError EINVAL after its end, ECONNRESET if its connection is gone: a new one may use the
+        same id for another."""
         if self._id is None:
             raise StoreError(errno.EINVAL, "the transaction is over")
+        if self._epoch != self._store._session.epoch:
+            raise StoreError(errno.ECONNRESET, "the transaction was lost with its connection")
         return self._id
 
     def read(self, path: str) -> bytes:
@@ -65,5 +71,6 @@ class Transaction:
 
     def end(self, commit: bool) -> None:
         """Commit, or abort.  Raises StoreError EAGAIN if another change conflicts: nothing has happened."""
-        id, self._id = self.id, None
+        id = self.id
+        self._id = None
         self._store._request(Op.TRANSACTION_END, b"T\0" if commit else b"F\0", id)

@@ -135,9 +135,13 @@ class SimStore:
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
-        """Serve until shut_down()."""
-        while not self._stopping:
-            self.step(None)
+        """Serve until shut_down().  If it fails, clients are not left waiting."""
+        try:
+            while not self._stopping:
+                self.step(None)
+        except BaseException:
+            self._hang_up(None)
+            raise
 
     def step(self, timeout: float | None) -> None:
         """Wait for work, at most timeout seconds, and do what there is."""
