@@ -120,6 +120,17 @@ def test_a_vanished_backend_is_seen(connected, backend) -> None:
     assert frontend.look() == "gone"
 
 
+def test_io_goes_on_without_the_store_and_closing_finds_it_again(connected, store_server, backend) -> None:
+    frontend, _ = connected
+    store_server.drop_connections(5)
+    assert frontend.look() == "storeless"
+    frontend.write(0, b"s" * 512)
+    assert frontend.look() == "connected"
+    store_server.drop_connections(5)
+    frontend.close()
+    assert backend.states[-2:] == [5, 6]
+
+
 def test_a_result_counts_what_the_load_did(connected) -> None:
     result = connected[0].load(rw="randrw", count=100, iodepth=8, flush_every=10)
     fields = result.to_json()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.frontend.scripted import DEVID
-from xenvbd.frontend.guest import parser
+from xenvbd.frontend.guest import main, parser
 
 Lines = list[dict]
 
@@ -125,6 +125,12 @@ def test_a_request_too_large_for_the_disk_is_said_in_words(backend, guest) -> No
     status, lines = guest("--rw", "read", "--bs", "1M", "--indirect", "0").finish()
     assert status == 1
     assert "bs 1048576 needs more than the 11 segments" in named(lines, "error")[0]["message"]
+
+
+def test_a_digest_of_what_was_not_remembered_is_refused_as_usage(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--devid", "51712", "--rw", "randwrite", "--no-verify", "--digest"])
+    assert "--digest needs --verify" in capsys.readouterr().err
 
 
 def test_without_json_the_lines_are_for_people(backend, machine) -> None:

@@ -32,6 +32,10 @@ class State(enum.IntEnum):
     Reconfigured = 8
 
 
+# What a StoreError says when the connection is gone, not a node.
+LOST = frozenset({errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ECONNREFUSED})
+
+
 class HandshakeError(Error):
     """The handshake cannot go on: a node is missing or wrong, or the backend refused."""
 
@@ -234,6 +238,18 @@ class Bus:
         poll.poll(timeout * 1000)
         delivered = self.store.dispatch()
         return delivered
+
+    def reconnect(self, timeout: float = 0.0) -> bool:
+        """Connect to the store again, trying for so many seconds; the watches come back with it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.store.reconnect()
+                return True
+            except StoreError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(min(0.05, max(deadline - time.monotonic(), 0)))
 
     def _look(self) -> None:
         """Note a change of the backend's state."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from xenvbd.frontend.bus import Bus, HandshakeError, Note, State
+from xenvbd.errors import StoreError
+from xenvbd.frontend.bus import LOST, Bus, HandshakeError, Note, State
 from xenvbd.frontend.load import Load
 from xenvbd.frontend.oracle import OracleError, RequestError
 from xenvbd.frontend.persona import Facts, RingNodes, Wishes
@@ -107,8 +108,18 @@ class Frontend:
         return self.shadow.sectors
 
     def look(self) -> str:
-        """Deliver watch events; what the backend is doing: connected, closing or gone.  A rewritten Connected makes
-        the size be read again, as blkfront does."""
+        """Deliver watch events; what the backend is doing: connected, closing or gone; or storeless: the store does
+        not answer, which is no reason to stop I/O.  A rewritten Connected makes the size be read again, as
+        blkfront does."""
+        try:
+            return self._look()
+        except StoreError as error:
+            if error.errno not in LOST:
+                raise
+            self.bus.reconnect()
+            return "storeless"
+
+    def _look(self) -> str:
         if self.bus.dispatch():
             state = self.bus.backend_state
             if state is State.Connected:
@@ -124,6 +135,8 @@ class Frontend:
     def close(self) -> None:
         """Wait for what is in flight, close as the persona does, give everything back.  Raises OracleError for
         answers that are missing or wrong, HandshakeError."""
+        if self.look() == "storeless":
+            self.bus.reconnect(self.bus.timeout)
         backend = self.bus.backend_state
         try:
             if self._queue is not None:

@@ -154,10 +154,16 @@ class Guest:
         return result_of(load)
 
     def _step(self, load: Load) -> bool:
-        if not self.stopping and self.frontend.look() != "connected":
-            self.stopping = True
+        self._mind_the_backend()
         load.stop = self.stopping
         return bool(load.step(min(SLICE, self.options.interval)))
+
+    def _mind_the_backend(self) -> str:
+        """Stop when the backend closes or vanishes; a store that is away is waited for, without stopping."""
+        state = self.frontend.look()
+        if state in ("closing", "gone"):
+            self.stopping = True
+        return state
 
     def _progress(self, phase: str, load: Load) -> None:
         total = {} if load.operations is None else {"of": load.operations}
@@ -175,13 +181,15 @@ class Guest:
         """Stay until told to go."""
         poll = select.poll()
         poll.register(self.frontend.bus.store.fileno(), select.POLLIN)
-        while not self.stopping and self.frontend.look() == "connected":
+        while not self.stopping:
+            if self._mind_the_backend() == "storeless":
+                time.sleep(SLICE)
             poll.poll(SLICE * 1000)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the process; its exit status (errors.exit_code): 0, 1 the oracle objects, 4 a deadline passed."""
-    options = parser().parse_args(argv)
+    options = _options(argv)
     report = Report(sys.stdout, options.json)
     try:
         guest = Guest(options, report)
@@ -194,6 +202,14 @@ def main(argv: list[str] | None = None) -> int:
         report.say("error", _described(error))
         return errors.exit_code(error)
     return errors.DONE
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    p = parser()
+    options = p.parse_args(argv)
+    if options.digest and options.rw and not options.verify:
+        p.error("--digest needs --verify: what an unverified load writes is not remembered")
+    return options
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -55,7 +55,8 @@ class Result:
                 "inflight": self.snapshot.inflight, **each}
 
     def to_json(self) -> dict[str, Any]:
-        """progress(), latencies (histogram words as stats.h's buckets), CPU time, notifications."""
+        """progress(), latencies (histogram words as stats.h's buckets), CPU time, notifications; mismatches is 0, for
+        the first one is an OracleError and leaves no result."""
         fields = self.progress()
         for name, op in self.snapshot.ops.items():
             if op.ops:
@@ -63,4 +64,5 @@ class Result:
         total = sum((self.snapshot.ops[name] for name in OPS[1:]), self.snapshot.ops[OPS[0]])
         return {**fields, "latency": list(total.histogram), "p50-us": round(total.percentile(50) * 1e6, 1),
                 "p99-us": round(total.percentile(99) * 1e6, 1), "cpu": round(self.cpu, 6),
-                "notifications": {"in": self.events_in, "out": self.events_out}, "verified": self.verified}
+                "notifications": {"in": self.events_in, "out": self.events_out}, "verified": self.verified,
+                "mismatches": 0}
