@@ -63,6 +63,7 @@ class Model:
         self.channels = EventChannels(hypervisor)
         self.pages = self.table.map(domid, tuple(refs))
         self.ring = memoryview(self.pages).cast("B")
+        self.indices = self.ring[:16].cast("I")         # req_prod, req_event, rsp_prod, rsp_event
         self.port = self.channels.bind_interdomain(domid, port)
         self.entries = 1 << ((len(self.ring) - 64) // self.abi.entry).bit_length() - 1
         self.req_cons = self.rsp_prod = index
@@ -80,6 +81,7 @@ class Model:
         self._stop.set()
         self._thread.join(10)
         assert not self._thread.is_alive()
+        self.indices.release()
         self.ring.release()
         self.pages.unmap()
         self.channels.close()
@@ -102,7 +104,7 @@ class Model:
 
     def serve(self) -> None:
         """One pass: every request that is posted, then all the answers at once."""
-        req_prod, = struct.unpack_from("<I", self.ring, 0)
+        req_prod = self.indices[0]
         answers = []
         while self.req_cons != req_prod:
             answers.append(self._answer(self._take()))
@@ -111,7 +113,7 @@ class Model:
             struct.pack_into(self.abi.response, self.ring, self._slot(self.rsp_prod), *answer)
             self.rsp_prod = self.rsp_prod + 1 & 0xFFFFFFFF
         if answers:
-            struct.pack_into("<I", self.ring, 8, self.rsp_prod)
+            self.indices[2] = self.rsp_prod     # one store: pack_into() would show a spinning frontend a zero first
             self.channels.notify(self.port)
 
     def _slot(self, index: int) -> int:
