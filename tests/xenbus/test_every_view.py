@@ -48,7 +48,7 @@ def test_the_states_that_are_not_visited_change_nothing_or_are_as_others() -> No
         for state in (XenbusState.UNKNOWN, XenbusState.RECONFIGURING, XenbusState.RECONFIGURED):
             assert machine._frontend(view, state) == view
         assert machine._frontend(view, INITWAIT) == machine._frontend(view, INITIALISING)
-        for state in set(XenbusState) - {CONNECTED, CLOSING, CLOSED}:
+        for state in set(XenbusState) - {INITIALISING, CONNECTED, CLOSING, CLOSED}:
             assert machine._backend(view, state, True) == machine._backend(view, CONNECTED, True)
 
 
@@ -152,7 +152,9 @@ def visit(view: View, *events: Event) -> View:
 def test_a_well_behaved_guest_always_gets_back_to_connected() -> None:
     for view in reachable():
         if view.online and not (view.forced or view.gone or view.phase is Phase.GONE):
-            after = visit(view, Realize(), F(CLOSING), F(CLOSED), F(INITIALISING), F(INITIALISED), F(CONNECTED))
+            anew = [BackendState(INITIALISING, True), Realize()] if view.phase in (Phase.NEW, Phase.FAILED) else []
+            guest = map(F, (CLOSING, CLOSED, INITIALISING, INITIALISED, CONNECTED))
+            after = visit(view, *anew, *guest)
             assert (after.backend, after.plane) == (CONNECTED, Plane.RUNNING), view
             assert not (after.broken or after.error or after.failed or after.stale)
 

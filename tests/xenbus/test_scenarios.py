@@ -66,6 +66,12 @@ def test_publishing_may_be_tried_again() -> None:
     assert (view, words) == (WAITING, "Publish ClearError")
 
 
+def test_a_device_that_a_toolstack_closed_is_published_again_only_from_initialising() -> None:
+    closed, words = play(FAILED, BackendState(CLOSING, online=True), Realize())
+    assert (closed.backend, words) == (CLOSED, "Closed")
+    assert play(closed, BackendState(INITIALISING, online=True), Realize())[1] == "Publish"
+
+
 def test_areas_of_our_own_that_cannot_be_made_are_forgotten_at_once() -> None:
     view, words = play(View(created=True), Realize(), PublishFailed("exists"))
     assert (view.phase, words) == (Phase.GONE, "Publish ReportError Destroy")
@@ -88,6 +94,13 @@ def test_a_frontend_that_did_not_wait_for_init_wait_is_connected(state: XenbusSt
 def test_windows_closes_and_starts_again_at_its_first_boot() -> None:
     words = play(WAITING, F(CLOSING), F(CLOSED), F(INITIALISING), F(INITIALISED), STARTED, F(CONNECTED))[1]
     assert words == "Closing Closed InitWait Connect Connected"
+
+
+def test_each_step_of_windows_dance_is_answered_before_the_next() -> None:
+    view = WAITING
+    for state, answer in ((CLOSING, "Closing"), (CLOSED, "Closed"), (INITIALISING, "InitWait")):
+        view, words = play(view, F(state))
+        assert words == answer
 
 
 def test_windows_dance_may_begin_before_we_are_there() -> None:
@@ -201,6 +214,18 @@ def test_a_lost_worker_leaves_the_guest_connected_until_it_closes() -> None:
     assert play(view, F(INITIALISING))[1] == "Closing Closed ClearError InitWait"
 
 
+def test_a_lost_worker_is_not_replaced_while_the_toolstack_closes() -> None:
+    view, words = play(SERVING, BackendState(CLOSING, online=True), PlaneLost("killed"))
+    assert (view.plane, words) == (Plane.NONE, "ReportError")
+    assert play(view, F(CLOSED), F(INITIALISING), F(INITIALISED))[1] == "Closed ClearError InitWait Connect"
+
+
+def test_a_ring_that_was_broken_before_its_plane_had_started_is_not_tried_again() -> None:
+    view, words = play(STARTING, PlaneBroken("overrun"), PlaneFailed("overrun"), F(CONNECTED))
+    assert (view.plane, words) == (Plane.NONE, "ReportError ReportError")
+    assert play(view, F(CLOSED), F(INITIALISING), F(INITIALISED))[1] == "Closed ClearError InitWait Connect"
+
+
 def test_a_worker_lost_while_stopping_has_stopped() -> None:
     assert play(SERVING, F(CLOSED), PlaneLost("killed"))[1] == "Closing Disconnect Closed"
 
@@ -251,6 +276,19 @@ def test_a_guest_that_refuses_to_close_keeps_its_disk_until_force() -> None:
 def test_a_toolstack_that_gave_up_waiting_forces_it() -> None:
     assert play(SERVING, OFFLINE, BackendState(CLOSED, online=False), STOPPED)[1] == \
         "Disconnect Closed RemoveAreas Destroy"
+
+
+def test_a_guest_whose_connection_failed_is_waited_for_as_well() -> None:
+    view, words = play(STARTING, PlaneFailed("no such grant"), OFFLINE)
+    assert (view.backend, words) == (CLOSING, "ReportError")
+    assert play(view, F(CLOSING))[1] == ""
+    assert play(view, F(CLOSING), F(CLOSED))[1] == "Closed RemoveAreas Destroy"
+
+
+def test_an_unplug_goes_on_after_the_manager_and_the_worker_died() -> None:
+    view = xenbus.adopted(CLOSING, CONNECTED, False, serving=False)
+    assert play(view, F(CONNECTED))[1] == ""
+    assert play(view, F(CLOSED))[1] == "Closed RemoveAreas Destroy"
 
 
 def test_closed_written_by_a_toolstack_is_taken_for_what_it_is() -> None:

@@ -151,7 +151,8 @@ def test_whatever_a_guest_did_it_can_be_connected_again(before: list[Callable[[W
         move(world)
     world.settle()
     if world.view.phase is Phase.FAILED:
-        world.backend = INITIALISING
+        world.backend, world.online = INITIALISING, True
+        world.feed(BackendState(INITIALISING, True))
         world.feed(Realize())
         world.settle()
     for state in (CLOSING, CLOSED, INITIALISING, INITIALISED, CONNECTED):

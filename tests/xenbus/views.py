@@ -50,7 +50,7 @@ BROKEN, _ = play(SERVING, PlaneBroken("overrun"))
 STATES = [None, INITIALISING, INITIALISED, CONNECTED, CLOSING, CLOSED]      # that change anything; see below
 EVENTS: list[Event] = [
     *map(FrontendState, STATES), BackendState(None),
-    *(BackendState(state, online) for state in (CONNECTED, CLOSING, CLOSED) for online in (True, False)),
+    *(BackendState(state, online) for state in (INITIALISING, CONNECTED, CLOSING, CLOSED) for online in (True, False)),
     Realize(), Published(), PublishFailed("p"), STARTED, PlaneFailed("f"), STOPPED, PlaneBroken("b"), PlaneLost("l"),
     Unplug(), Unplug(force=True), DomainGone()]
 BEGINNINGS = [View(), View(created=True), *(

@@ -13,7 +13,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Realize(Event):
-    """The device is to be published: an area was found with online=1 and state=1, or we are to create one."""
+    """The device is to be published: an area was found with online=1 and state=1, or we are to create one.
+
+    After a failure: a toolstack wrote state=1 anew, or there is reason to try again."""
 
 
 @dataclass(frozen=True)

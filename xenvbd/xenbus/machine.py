@@ -23,6 +23,8 @@ from xenvbd.xenbus.rows import LEFT, OPEN, READY, ROWS, Row
 from xenvbd.xenbus.states import CLOSED, CLOSING, CONNECTED, INITIALISED, INITIALISING, INITWAIT, XenbusState
 from xenvbd.xenbus.view import Phase, Plane, View, settle
 
+UNPUBLISHED = (Phase.NEW, Phase.FAILED)
+
 
 def step(view: View, event: Event) -> tuple[View, list[Action]]:
     """What the device knows after the event, and what is to be done, in order.  Any event is allowed in any state;
@@ -70,7 +72,7 @@ def _take(view: View, event: Event) -> tuple[View, list[Action]]:
             return _frontend(view, state), []
         case BackendState(state, online):
             return _backend(view, state, online), []
-        case Realize() if view.phase in (Phase.NEW, Phase.FAILED) and view.online and not view.gone:
+        case Realize() if view.phase in UNPUBLISHED and view.backend is INITIALISING and view.online:
             return replace(view, phase=Phase.PUBLISHING), [Publish()]
         case Published() if view.phase is Phase.PUBLISHING:
             view, actions = _cleared(replace(view, phase=Phase.LIVE, backend=INITWAIT))
@@ -97,10 +99,12 @@ def _frontend(view: View, state: XenbusState | None) -> View:
 def _backend(view: View, state: XenbusState | None, online: bool) -> View:
     """A toolstack closes the device (online=0, state=Closing), or gave up waiting (Closed), or removed the area.
 
-    All else there is ours."""
+    All else there is ours, once it is published."""
     if state is None:
         return replace(view, gone=True)
     view = replace(view, online=online and not view.forced)
+    if view.phase in UNPUBLISHED and state in (INITIALISING, CLOSING, CLOSED):
+        return replace(view, backend=state)
     if view.phase is Phase.PUBLISHING or state not in (CLOSING, CLOSED) or state is view.backend:
         return view
     if state is CLOSED and view.plane is Plane.NONE:
