@@ -9,6 +9,7 @@ import pytest
 TOP = Path(__file__).parent.parent
 PACKAGE = TOP / "xenvbd"
 MAX_FILE = 450
+MAX_TEST_FILE = 700
 MAX_FUNCTION = 60
 
 # Everything that git would take, built files and the licence's text aside.
@@ -39,7 +40,8 @@ def test_every_nogil_function_of_ours_is_noexcept(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_file_is_not_too_long(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_FILE
+    limit = MAX_TEST_FILE if TOP / "tests" in path.parents else MAX_FILE
+    assert len(path.read_text().splitlines()) <= limit
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".py"], ids=name)

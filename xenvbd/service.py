@@ -42,9 +42,9 @@ class Service:
         self._reconnecting = False
         self.loop = Loop()
         self._stop_workers = stop_workers
+        hypervisor = hv.open(config.hypervisor)         # first: without one nothing is made on this host
         self.runtime = Runtime(config.runtime_dir)
         self._lock = self.runtime.lock()
-        hypervisor = hv.open(config.hypervisor)
         self.store = Store(hypervisor.store_path)
         self.store.on_lost = self._store_lost
         self.workers = Workers(self.loop, self.runtime, config.hypervisor, self.store.domid)

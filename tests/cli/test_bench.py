@@ -1,0 +1,58 @@
+"""`xenvbd bench`, end to end and short."""
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.machines import Command
+
+
+@pytest.mark.parametrize("rw", ["randread", "randrw", "write"])
+def test_the_figures_are_there_and_make_sense(rw: str, tmp_path: Path) -> None:
+    status, out, err = Command(tmp_path, "--json", "bench", "mem:16M", "--rw", rw, "--seconds", "500ms").end()
+    found = json.loads(out)
+    assert (status, err) == (0, "")
+    assert found["iops"] > 100 and found["bytes-per-second"] == pytest.approx(found["iops"] * 4096, rel=0.01)
+    assert 0 < found["p50-us"] <= found["p99-us"] <= found["p99.9-us"]
+    assert found["cpu-us"]["backend"] > 0 and found["cpu-us"]["frontend"] > 0
+    assert found["per-request"]["events-in"] <= 1.1 and found["engine"] == "memory"
+
+
+def test_backend_and_guest_count_the_same_requests(tmp_path: Path) -> None:
+    _, out, _ = Command(tmp_path, "--json", "bench", "null:1G", "--seconds", "300ms").end()
+    found = json.loads(out)
+    assert found["stats"]["read"]["ops"] == found["ops"] and found["errors"] == 0
+
+
+def test_a_file_is_read_through_io_uring_within_the_size_asked_for(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(1 << 30)
+    status, out, err = Command(tmp_path, "bench", str(image), "--size", "1M", "--seconds", "300ms", "--poll").end()
+    assert (status, err) == (0, "")
+    assert f"target     {image}, engine " in out and "polling linux guest" in out
+
+
+def test_progress_goes_to_the_descriptor_and_not_to_stderr(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    command = Command(tmp_path, "bench", "null:1G", "--seconds", "300ms", "--progress", str(writer),
+                      pass_fds=(writer,))
+    os.close(writer)
+    status, _, err = command.end()
+    lines = os.read(reader, 4096).split()
+    os.close(reader)
+    assert (status, err) == (0, "") and lines[-1] == b"100/100"
+
+
+def test_writing_to_a_file_needs_leave(tmp_path: Path) -> None:
+    image = tmp_path / "precious.img"
+    image.write_bytes(b"precious" * 512)
+    status, _, err = Command(tmp_path, "bench", str(image), "--rw", "write").end()
+    assert status == 2 and f"{image}: --rw write overwrites" in err and image.read_bytes() == b"precious" * 512
+
+
+def test_the_disks_properties_can_be_chosen(tmp_path: Path) -> None:
+    _, out, _ = Command(tmp_path, "--json", "bench", "mem:16M", "--seconds", "200ms", "--iodepth", "128",
+                        "--ring-page-order", "1").end()
+    assert json.loads(out)["ring-page-order"] == 1

@@ -1,0 +1,128 @@
+"""attach, detach, list and show: what they ask the daemon, what they print, and how they end."""
+import errno
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from xenvbd import errors
+
+Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
+DISK = {"disk": "web1:xvda", "size": 1 << 30, "mode": "rw", "target": "/srv/web1.img",
+        "state": {"backend": "Connected", "frontend": "Connected"}, "stats": {"wakeups": 5}}
+
+
+def test_list_prints_a_table(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["list"] = {"disks": [DISK]}
+    assert xenvbd("list") == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["web1:xvda", "Connected", "1G"]
+
+
+def test_list_is_names_when_quiet_and_an_array_for_programs(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["list"] = {"disks": [DISK]}
+    xenvbd("list", "-q")
+    assert capsys.readouterr().out == "web1:xvda\n"
+    xenvbd("list", "--json")
+    assert json.loads(capsys.readouterr().out) == [DISK]
+
+
+def test_list_of_a_domain_asks_for_it(daemon: Any, xenvbd: Run) -> None:
+    daemon.answers["list"] = {"disks": []}
+    xenvbd("list", "--domain", "web1")
+    assert daemon.asked == [("list", {"domain": "web1"})]
+
+
+def test_show_prints_facts_and_the_counters_when_verbose(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["show"] = DISK
+    assert xenvbd("show", "web1:xvda") == 0
+    assert "wakeups" not in capsys.readouterr().out
+    xenvbd("-v", "show", "web1:xvda")
+    assert "wakeups  5" in capsys.readouterr().out
+
+
+def test_detach_is_silent_when_it_worked(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["detach"] = {}
+    assert xenvbd("detach", "web1:51712", "--force") == 0
+    assert capsys.readouterr() == ("", "")
+    assert daemon.asked[0][1] == {"disk": "web1:xvda", "force": True, "wait": True, "timeout": 30.0}
+
+
+def test_attach_prints_the_disks_name(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["attach"] = DISK
+    assert xenvbd("attach", "web1", "/srv/web1.img", "xvda") == 0
+    assert capsys.readouterr().out == "web1:xvda\n"
+    assert daemon.asked[0][1] == {"domain": "web1", "target": "/srv/web1.img", "vdev": "xvda", "mode": "w",
+                                  "wait": True, "timeout": 30.0}
+
+
+@pytest.mark.parametrize(("words", "params"), [
+    ("d.img", {"target": os.path.join(os.getcwd(), "d.img"), "mode": "w"}),
+    ("null:1G xvdb --ro", {"target": "null:1G", "vdev": "xvdb", "mode": "r"}),
+    ("/iso hdc --cdrom", {"target": "/iso", "vdev": "hdc", "mode": "r", "device-type": "cdrom"}),
+    ("mem:1M --no-discard --no-wait", {"target": "mem:1M", "mode": "w", "discard-enable": False, "wait": False}),
+    ("/x --sector-size 4096 --physical-sector-size 4096 --no-direct --ring-page-order 2",
+     {"target": "/x", "mode": "w", "logical-block-size": 4096, "physical-block-size": 4096, "direct": False,
+      "max-ring-page-order": 2}),
+    ("/x,raw,xvda,ro", {"target": "/x", "vdev": "xvda", "mode": "r", "device-type": "disk"}),
+    ("vdev=hdc,cdrom,target=/x,y.iso", {"target": "/x,y.iso", "vdev": "hdc", "mode": "r", "device-type": "cdrom"}),
+    ("target=/x --ro", {"target": "/x", "mode": "r", "device-type": "disk"}),
+])
+def test_attach_asks_for_what_was_said(words: str, params: dict[str, Any], daemon: Any, xenvbd: Run) -> None:
+    daemon.answers["attach"] = DISK
+    assert xenvbd("attach", "web1", *words.split()) == 0
+    assert daemon.asked[0][1] == {"domain": "web1", "wait": True, "timeout": 30.0} | params
+
+
+@pytest.mark.parametrize(("spec", "says"), [
+    ("qcow2:/x", "format qcow2 is not served, only raw is"),
+    ("nbd:unix:/x", "unknown scheme 'nbd': expected /path, file:, raw:, aio:, null:SIZE or mem:SIZE"),
+    ("null:0", "expected a multiple of 512"),
+    ("vdev=xvda,format=raw", "names no medium: expected target=PATH"),
+    ("backendtype=qdisk,vdev=xvda,target=/x", "backendtype=qdisk is for xl block-attach; leave it out here"),
+    ("vdev=xvda,acces=ro,target=/x", "unknown parameter 'acces'"),
+])
+def test_a_target_that_is_wrong_is_a_usage_error(spec: str, says: str, xenvbd: Run, capsys: Capture) -> None:
+    assert xenvbd("attach", "web1", spec) == errors.USAGE
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "status", "says"), [
+    (errors.NoSuchDisk(errno.ENOENT, "no such disk", disk="web1:xvda"), 3,
+     "xenvbd: web1:xvda: no such disk\n"),
+    (errors.StoreError(errno.EACCES, "not allowed", path="/local/domain"), 1, "xenvbd: /local/domain: not allowed\n"),
+    (errors.Error(errno.ETIMEDOUT, "no answer", disk="web1:xvda"), 4, "xenvbd: web1:xvda: no answer\n"),
+    (errors.ClaimError(errno.EBUSY, "xen-blkback has it"), 7, "xenvbd: xen-blkback has it\n"),
+    (errors.PolicyError(errno.EPERM, "outside of allow", path="/etc/shadow"), 7, "`allow` under [targets]"),
+    (errors.PropertyError(errno.EINVAL, "vdev is taken"), 2, "xenvbd: vdev is taken\n"),
+])
+def test_the_daemons_errors_become_the_exit_status_and_a_next_step(
+        error: OSError, status: int, says: str, daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["show"] = error
+    assert xenvbd("show", "web1:xvda") == status
+    assert says in capsys.readouterr().err
+
+
+def test_without_a_daemon_the_socket_is_named_and_the_status_is_5(xenvbd: Run, capsys: Capture) -> None:
+    assert xenvbd("list") == 5
+    said = capsys.readouterr().err
+    assert "control.sock: the daemon cannot be reached" in said and "xenvbd serve" in said
+
+
+def test_errors_are_json_too(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["show"] = errors.NoSuchDisk(errno.ENOENT, "no such disk", disk="web1:xvda")
+    assert xenvbd("--json", "show", "web1:xvda") == 3
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert (error["class"], error["disk"], error["exit-status"]) == ("NoSuchDisk", "web1:xvda", 3)
+
+
+def test_a_fault_of_ours_is_called_one_and_shows_where_only_when_asked(
+        daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["list"] = {"discs": []}
+    assert xenvbd("list") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("xenvbd: internal error: KeyError: 'disks'\n") and "Traceback" not in said
+    xenvbd("-v", "list")
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""One measurement of `xenvbd bench`: a machine, a guest, what both ends count."""
+from __future__ import annotations
+
+import argparse
+import errno
+import time
+from typing import Any
+
+from xenvbd.cli import attach, figures, render, work
+from xenvbd.cli.guest import Event, Frontend, Guest
+from xenvbd.cli.machine import Machine
+from xenvbd.cli.progress import Progress
+from xenvbd.cli.stream import Streams
+from xenvbd.cli.tree import stopping_signals
+from xenvbd.errors import Error
+from xenvbd.target import Target
+
+DISK = "bench:xvda"
+# Beyond the load itself: connecting, and requests that are slow to end.
+SLACK_SECONDS = 60.0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the figures."""
+    target = work.resolve(options.target, options)
+    with stopping_signals(), Machine(Streams(), allow=work.allowed([target])) as machine:
+        measured = Bench(options, machine, target).run()
+    print(render.as_json(measured) if options.json else figures.text(measured))
+    return 0
+
+
+class Bench:
+    """One measurement."""
+
+    def __init__(self, options: argparse.Namespace, machine: Machine, target: Target) -> None:
+        self.options, self.machine, self.target = options, machine, target
+        self.events: dict[str, Event] = {}
+        self.frontend: Frontend | None = None
+        self.worker_cpu = 0.0
+        self.disk: dict[str, Any] = {}
+        self.progress = Progress(options.seconds, fd=options.progress, quiet=options.quiet or options.json)
+
+    def run(self) -> dict[str, Any]:
+        """The figures, see figures.measured().  Raises Error if the guest or the daemon fails."""
+        self.machine.start()
+        Guest(self.machine, 1, DISK.partition(":")[0], self.arguments, self.take)
+        params = attach.properties(self.options) | {"target": str(self.target)}
+        self.machine.client().call("attach", domain="bench", vdev="xvda", wait=False,
+                                   mode="w" if work.writes(self.options) else "r", **params)
+        deadline = time.monotonic() + self.options.seconds + SLACK_SECONDS
+        while "result" not in self.events:
+            self.machine.streams.wait(0.1)
+            self.machine.check()
+            self.check(deadline)
+        self.progress.show(done=True)
+        return figures.measured(self.options, self.target, self.disk, self.events["result"], self.worker_cpu)
+
+    def arguments(self, name: str) -> list[str]:
+        """The frontend's arguments."""
+        words = ["--persona", self.options.persona, "--hold", "--no-verify", "--no-blank"]
+        region = ["--size", str(self.options.size)] if self.options.size else []
+        return words + work.arguments(self.options) + region
+
+    def take(self, frontend: Frontend, event: Event) -> None:
+        """An event of the guest: between the first and the last the backend is measured."""
+        self.frontend = frontend
+        self.events[event["event"]] = event
+        if event["event"] == "connected":
+            self.progress.started = time.monotonic()
+            self.worker_cpu = -cpu_seconds(self.show()["pid"])
+        elif event["event"] == "result":
+            self.disk = self.show()
+            self.worker_cpu += cpu_seconds(self.disk["pid"])
+
+    def show(self) -> dict[str, Any]:
+        """What the daemon knows of the disk."""
+        return self.machine.client().call("show", disk=DISK)
+
+    def check(self, deadline: float) -> None:
+        """Show how far it is; raise Error if the guest failed, or is overdue."""
+        if "connected" in self.events:
+            self.progress.show()
+        if error := self.events.get("error"):
+            raise Error(errno.EIO, f"the guest stopped: {error['message']}", disk=DISK)
+        if self.frontend and self.frontend.gone and "result" not in self.events:
+            raise Error(errno.EIO, "the guest ended before its load did", disk=DISK)
+        if time.monotonic() > deadline:
+            raise Error(errno.ETIMEDOUT, "the guest has not finished its load", disk=DISK)
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time of all threads of a process, also of those that have ended."""
+    # The clock of another process, as clock_getcpuclockid(3) makes it: CPUCLOCK_SCHED.
+    return time.clock_gettime(~pid << 3 | 2)
