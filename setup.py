@@ -62,7 +62,7 @@ setup(
     ext_modules=cythonize(
         [extension(p) for p in sorted((HERE / "xenvbd").rglob("*.pyx"))],
         # One directory a compiler: the C that Cython 3 wrote is not what Debian's would write.
-        build_dir=f"build/cython-{Cython.__version__}" + ("-trace" if TRACE else ""),
+        build_dir=None if TRACE else f"build/cython-{Cython.__version__}",    # coverage looks for the C beside the .pyx
         include_path=["include"],
         compiler_directives=DIRECTIVES,
         nthreads=os.cpu_count() or 1,
