@@ -323,3 +323,16 @@ def test_an_area_removed_while_no_manager_was_there_ends_its_plane(b):
     b.until(lambda: worker.calls == ["disconnect"])
     b.until(lambda: not b.backend.devices)
     assert not b.toolstack.exists(BACKEND)
+
+
+def test_attachments_that_are_over_leave_no_watch_and_no_file(b):
+    backend(b)
+    before = len(b.store._watches)
+    for _ in range(20):
+        device = b.backend.create(asked())
+        b.until(lambda: device.published)           # noqa: B023
+        b.guest.connect()
+        b.until(lambda: device.connected)           # noqa: B023
+        device.unplug(force=True)
+        b.until(lambda: device.gone)                # noqa: B023
+    assert len(b.store._watches) == before and list(b.runtime.path.iterdir()) == []

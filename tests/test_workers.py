@@ -163,10 +163,11 @@ def test_a_worker_that_breaks_the_protocol_is_killed(manager):
     manager.until(lambda: manager.exits == [7])
 
 
-def test_a_dismissed_worker_ends(manager):
-    manager.started()
+def test_a_dismissed_worker_ends_and_the_next_disk_gets_a_new_one_at_once(manager):
+    pid = manager.started()
     manager.workers.dismiss(7)
-    manager.until(lambda: manager.exits == [7])
+    assert manager.call("echo", say="new")["said"] == "new" and manager.workers.get(7).pid != pid
+    manager.until(lambda: manager.exits == [7] and manager.workers.running == 1)
 
 
 def test_a_program_that_cannot_be_started_is_an_error_and_leaves_nothing(tmp_path):

@@ -1,12 +1,17 @@
 """The open target of a vbd while the manager holds it: from realize until a worker gets it."""
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xenvbd import disk
 from xenvbd.disk import Image
+from xenvbd.errors import ClaimError
 from xenvbd.properties import DiskFacts, Properties
+
+FENCE_SECONDS = 0.02                    # between two looks whether a dead worker's last write has landed
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,7 @@ class Medium:
         target = properties.target
         assert target is not None           # validate() has refused it
         if target.scheme == "file":
-            image = disk.open_image(
-                target.path, read_only=properties.read_only, direct=properties.direct, allow=policy.allow,
-                fence=f"{properties.domid}/{properties.vdev.number}",
-                logical_block_size=properties.logical_block_size)
+            image = _open_image(target.path, properties, policy)
             return cls(DiskFacts.of(image), image)
         made = disk.open(target, read_only=properties.read_only,
                          logical_block_size=properties.logical_block_size)
@@ -50,3 +52,18 @@ class Medium:
         if self._image is not None:
             self._image.close()
             self._image = None
+
+
+def _open_image(path: str, properties: Properties, policy: Policy) -> Image:
+    """Open and lock; wait for what a killed worker had begun to write, but not for a live one's disk."""
+    deadline = time.monotonic() + policy.open_seconds
+    while True:
+        try:
+            return disk.open_image(
+                path, read_only=properties.read_only, direct=properties.direct, allow=policy.allow,
+                share=properties.share, fence=f"{properties.domid}/{properties.vdev.number}",
+                logical_block_size=properties.logical_block_size)
+        except ClaimError as exc:
+            if exc.errno != errno.EINPROGRESS or time.monotonic() >= deadline:
+                raise
+        time.sleep(FENCE_SECONDS)

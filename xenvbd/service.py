@@ -99,7 +99,7 @@ class Service:
         os.close(self._lock)
 
     def _stop_when_idle(self) -> None:
-        if self.backend.devices or self.workers.by_domid:
+        if self.backend.devices or self.workers.running:
             self.loop.later(0.02, self._stop_when_idle)
         else:
             self.loop.stop()

@@ -46,7 +46,7 @@ class Verbs:
     def _ping(self, params: dict[str, Any], reply: Reply) -> None:
         backend = self.backend
         reply({"version": __version__, "pid": os.getpid(), "disks": len(backend.devices),
-               "workers": len(backend.workers.by_domid), "store": backend.store.connected,
+               "workers": backend.workers.running, "store": backend.store.connected,
                "kinds": list(backend.kinds)})
 
     def _list(self, params: dict[str, Any], reply: Reply) -> None:

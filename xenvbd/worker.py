@@ -298,7 +298,9 @@ def main(arguments: list[str]) -> int:
     path = Runtime(options["--runtime"]).worker(domid)
     loop = Loop()
     hypervisor = hv.open(options["--hypervisor"], int(options["--backend-domid"]))
-    worker = Worker(loop, hypervisor, domid, listen(path))
+    listener = listen(path)
+    inode = os.stat(path).st_ino
+    worker = Worker(loop, hypervisor, domid, listener)
     if "--fd" in options:
         worker.adopt(socket.socket(fileno=int(options["--fd"])))
     signal.signal(signal.SIGTERM, lambda number, frame: loop.soon(worker.leave))
@@ -308,7 +310,8 @@ def main(arguments: list[str]) -> int:
     gc.freeze()
     loop.run()
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        if os.stat(path).st_ino == inode:       # else a later worker of the domain has its own there
+            os.unlink(path)
     return 0
 
 

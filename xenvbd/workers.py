@@ -24,6 +24,7 @@ from xenvbd.runtime import Runtime
 from xenvbd.wire import Message, Wire, close_all, peer
 
 RECONNECT_SECONDS = 0.5
+STOP_AGAIN_SECONDS = 1.0
 COMMAND = (sys.executable, "-P", "-m", "xenvbd.worker")
 
 log = logging.getLogger("xenvbd.workers")
@@ -156,6 +157,7 @@ class Workers:
         """hypervisor: as for hv.open(), passed on to the workers."""
         self.loop, self.runtime = loop, runtime
         self.by_domid: dict[int, Worker] = {}
+        self._leaving: set[Worker] = set()
         self.on_event: Callable[[int, dict[str, Any]], None] = lambda domid, event: None
         self.on_exit: Callable[[Worker], None] = lambda worker: None
         self._options = [*command, "--hypervisor", hypervisor, "--backend-domid", str(backend_domid),
@@ -165,6 +167,11 @@ class Workers:
         """The domain's worker: ours, one that outlived an earlier manager, or a new one.  Raises OSError."""
         worker = self.by_domid.get(domid) or self.find(domid) or self._spawn(domid)
         return worker
+
+    @property
+    def running(self) -> int:
+        """How many there are, also those that are about to end."""
+        return len(self.by_domid) + len(self._leaving)
 
     def find(self, domid: int) -> Worker | None:
         """The worker that an earlier manager left for this domain, if it lives."""
@@ -183,15 +190,26 @@ class Workers:
         return [worker for worker in found if worker is not None]
 
     def dismiss(self, domid: int) -> None:
-        """Let a domain's worker end, if it serves nothing: to be called when its last disk has gone."""
-        if worker := self.by_domid.get(domid):
-            worker.call("stop", lambda result: None)
+        """Let a domain's worker end: to be called when its last disk has gone.  The next disk gets a new one."""
+        if worker := self.by_domid.pop(domid, None):
+            _unlink(self.runtime.worker(domid))         # nobody is to find it any more
+            self._leaving.add(worker)
+            self._stop(worker)
+
+    def _stop(self, worker: Worker) -> None:
+        def stopped(result: Result) -> None:
+            if isinstance(result, OSError) and worker.alive:
+                self.loop.later(STOP_AGAIN_SECONDS, lambda: self._stop(worker))     # it still drains
+
+        if worker in self._leaving:
+            worker.call("stop", stopped)
 
     def close(self) -> None:
         """Leave all workers alone: they go on serving."""
-        for worker in self.by_domid.values():
+        for worker in [*self.by_domid.values(), *self._leaving]:
             worker.close()
         self.by_domid.clear()
+        self._leaving.clear()
 
     def _spawn(self, domid: int) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -216,9 +234,14 @@ class Workers:
     def _exited(self, worker: Worker) -> None:
         if self.by_domid.get(worker.domid) is worker:
             del self.by_domid[worker.domid]
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.runtime.worker(worker.domid))
+            _unlink(self.runtime.worker(worker.domid))
+        self._leaving.discard(worker)
         self.on_exit(worker)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _connect(path: str) -> socket.socket:

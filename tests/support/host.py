@@ -41,8 +41,9 @@ class GuestProcess:
     """`python -m xenvbd.frontend`, and what it has said."""
 
     def __init__(self, host, domid, devid, arguments):
+        self.host = host
         command = [sys.executable, "-m", "xenvbd.frontend", "--hypervisor", f"sim:{host.directory}",
-                   "--domid", str(domid), "--devid", str(devid), "--json", *arguments]
+                   "--domid", str(domid), "--devid", str(devid), "--json", "--interval", "0.1s", *arguments]
         self.output = host.path / f"guest-{domid}-{devid}-{time.monotonic_ns()}"
         with open(self.output, "wb") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=host.log, stdin=subprocess.DEVNULL)
@@ -58,13 +59,13 @@ class GuestProcess:
 
     def connected(self):
         wait(lambda: self.events("connected") or self.process.poll() is not None, "the guest connects")
-        assert self.events("connected"), self.output.read_text()
+        assert self.events("connected"), self.output.read_text() + self.host.text()
         return self
 
     def finish(self, seconds=60):
         """Its result, once it has ended well."""
         status = self.process.wait(seconds)
-        assert status == 0, f"status {status}: {self.output.read_text()}"
+        assert status == 0, f"status {status}: {self.output.read_text()} {self.host.text()}"
         return self.events("result")[-1]
 
     def kill(self):

@@ -26,7 +26,8 @@ def lock_image(fd: int, path: str, *, exclusive: bool, fence: str | None = None,
     """Lock an image on its I/O descriptor; the lock goes when the last copy of the descriptor is closed.
 
     fence names the vbd (needs a descriptor open for writing).  Raises ClaimError that names the process which
-    holds the image, unless wait; TargetError where the file system has no locks."""
+    holds the image (errno EINPROGRESS if that is gone, but not all it had begun), unless wait; TargetError where
+    the file system has no locks."""
     _lock(fd, path, fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, SHARE_BYTE, wait)
     if fence is not None:
         _lock(fd, path, fcntl.F_WRLCK, FENCE_BYTE + zlib.crc32(fence.encode()), wait)
@@ -51,15 +52,17 @@ def _lock(fd: int, path: str, kind: int, offset: int, wait: bool) -> None:
                 raise TargetError(error.errno or errno.EIO, f"cannot be locked: {error.strerror}",
                                   path=path) from error
         if not wait:
-            raise ClaimError(errno.EBUSY, _refusal(fd), path=path)
+            raise _refusal(fd, path)
         time.sleep(WAIT_STEP)
 
 
-def _refusal(fd: int) -> str:
+def _refusal(fd: int, path: str) -> ClaimError:
+    """EBUSY if a process has the image; EINPROGRESS if none can be found, and so its lock will go by itself."""
     names = holders(fd)
     if not names:
-        return "locked by a process that is gone or hidden, whose last writes may still be under way"
-    return f"locked by {', '.join(names)}; detach it there first"
+        message = "locked by a process that is gone or hidden, whose last writes may still be under way"
+        return ClaimError(errno.EINPROGRESS, message, path=path)
+    return ClaimError(errno.EBUSY, f"locked by {', '.join(names)}; detach it there first", path=path)
 
 
 def _processes() -> Iterator[int]:

@@ -1,0 +1,292 @@
+"""Manager, workers, store and guests as processes: data through it all, and each of them killed."""
+import hashlib
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.support.host import wait
+from xenvbd.errors import Error, exit_code
+from xenvbd.store import Store
+from xenvbd.store_sim import domain as toolstack
+
+LOAD = ("--rw", "randrw", "--bs", 4096, "--iodepth", 16, "--verify")
+DEVID = 51712
+
+
+def load(host, domid, *arguments, devid=DEVID):
+    """A guest that has connected and runs a load."""
+    return host.guest(domid, devid, *LOAD, *arguments).connected()
+
+
+def progresses(host, domid):
+    """Whether the guest's requests are being served now."""
+    def ops():
+        return host.client.call("show", disk=f"{domid}:xvda")["stats"]["write"]["ops"]
+    before = ops()
+    return wait(lambda: ops() > before, f"domain {domid} goes on")
+
+
+def attach_two(host):
+    """Two guests, each with a disk and under load until it is told to stop."""
+    for domid in (1, 2):
+        host.attach(domid, host.image(f"{domid}.img"), wait=False)
+    return [load(host, domid, "--seconds", "60s") for domid in (1, 2)]
+
+
+def stop(guest):
+    """End a guest's load; its result, everything verified."""
+    guest.process.terminate()
+    result = guest.finish()
+    assert result["errors"] == 0 and result["ops"] > 0
+    return result
+
+
+# Serving
+
+def test_what_a_guest_writes_is_in_the_image_and_a_detach_leaves_nothing(host):
+    image = host.image()
+    host.attach(1, image, wait=False)
+    guest = host.guest(1, DEVID, "--rw", "randrw", "--count", 2000, "--bs", 16384, "--prepare", "--digest")
+    guest.finish()
+    with open(image, "rb") as file:
+        assert hashlib.sha256(file.read()).hexdigest() == guest.events("digest")[-1]["sha256"]
+    assert host.client.call("detach", disk="1:xvda") == {"disk": "domain1:xvda"}
+    assert host.client.call("list") == {"disks": []}
+    assert {path.name for path in (host.path / "run").iterdir()} <= {"manager.lock", "control.sock", "worker-1.sock"}
+
+
+def test_attach_says_connected_once_the_guest_is(host):
+    host.attach(1, host.image(), wait=False)
+    guest = load(host, 1, "--seconds", "60s")
+    shown = host.client.call("show", disk="domain1:xvda")
+    assert shown["state"] == {"backend": "Connected", "frontend": "Connected"} and shown["note"] == ""
+    assert shown["pid"] == host.worker(1) and shown["engine"] in ("uring", "threads")
+    stop(guest)
+
+
+def test_attach_tells_what_it_waited_for_in_vain(host):
+    with pytest.raises(Error) as caught:
+        host.attach(1, host.image(), timeout=0.3)
+    assert exit_code(caught.value) == 4
+    assert "/local/domain/1/device/vbd/51712/state is Initialising" in str(caught.value)
+
+
+@pytest.mark.parametrize("domid, target, status, words", [
+    (9, "mem:1M", 3, "no domain 9"),
+    (1, "/nonexistent", 7, "outside the allowed places"),
+    (1, "{dir}/nonexistent", 1, "nonexistent"),
+    (1, "qcow2:/x", 2, "qcow2")])
+def test_an_attach_that_cannot_be_is_refused_with_its_reason(host, domid, target, status, words):
+    with pytest.raises(Error, match=words) as caught:
+        host.attach(domid, target.format(dir=host.directory))
+    assert exit_code(caught.value) == status
+    assert host.client.call("list") == {"disks": []}
+
+
+def test_a_vdev_and_an_image_that_are_taken_are_refused_by_name(host):
+    image = host.image()
+    host.attach(1, image, wait=False)
+    with pytest.raises(Error, match="domain1:xvda") as vdev:
+        host.attach(1, "mem:1M")
+    with pytest.raises(Error, match="locked by process") as target:
+        host.attach(2, image)
+    assert exit_code(vdev.value) == exit_code(target.value) == 7
+
+
+def test_a_free_vdev_is_chosen(host):
+    names = [host.attach(1, "mem:1M", vdev=None, wait=False)["name"] for _ in range(3)]
+    assert names == ["xvda", "xvdb", "xvdc"]
+
+
+def test_a_polite_detach_waits_for_the_guest_and_a_forced_one_does_not(host):
+    host.attach(1, "mem:1M", wait=False)
+    guest = load(host, 1, "--seconds", "60s", "--hold")
+    guest.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(Error, match="--force") as caught:
+        host.client.call("detach", disk="1:xvda", timeout=0.3)
+    assert exit_code(caught.value) == 4
+    host.client.call("detach", disk="1:xvda", force=True)
+    assert host.client.call("list") == {"disks": []}
+
+
+def test_a_toolstack_s_disk_is_served_and_removed_as_libxl_does_it(host):
+    image = host.image()
+    back, front = f"/local/domain/0/backend/qdisk/1/{DEVID}", f"/local/domain/1/device/vbd/{DEVID}"
+    with Store(f"{host.directory}/store.0") as store:
+        def add(tx):
+            tx.mkdir(back)
+            tx.set_perms(back, ["n0", "r1"])
+            for name, value in {"frontend": front, "params": f"aio:{image}", "frontend-id": "1", "online": "1",
+                                "removable": "0", "bootable": "1", "state": "1", "dev": "xvda", "type": "qdisk",
+                                "mode": "w", "device-type": "disk", "discard-enable": "1"}.items():
+                tx.write(f"{back}/{name}", value)
+            tx.mkdir(front)
+            tx.set_perms(front, ["n1", "r0"])
+            for name, value in {"backend": back, "backend-id": "0", "state": "1", "virtual-device": str(DEVID),
+                                "device-type": "disk"}.items():
+                tx.write(f"{front}/{name}", value)
+        store.transaction(add)
+        guest = load(host, 1, "--count", 500)
+        assert guest.finish()["verified"] > 0
+        store.transaction(lambda tx: (tx.write(f"{back}/online", "0"), tx.write(f"{back}/state", "5")))
+        wait(lambda: store.read(f"{back}/state") == b"6", "the backend is Closed")
+        store.rm(front)
+        store.rm(back)
+        wait(lambda: host.client.call("list") == {"disks": []}, "the disk is forgotten")
+        assert not store.exists(back)
+
+
+# Killing
+
+def test_a_killed_guest_does_not_harm_another_and_its_domain_s_end_frees_its_image(host):
+    victim, other = attach_two(host)
+    victim.kill()
+    assert progresses(host, 2)
+    with Store(f"{host.directory}/store.0") as store:
+        toolstack.destroy(store, 1)
+    host.machine.remove_domain(1)
+    wait(lambda: [disk["domid"] for disk in host.client.call("list")["disks"]] == [2], "domain 1's disk is gone")
+    host.attach(2, f"{host.directory}/1.img", vdev="xvdb", wait=False)
+    stop(other)
+
+
+def test_a_killed_manager_leaves_the_guests_served_and_the_next_takes_over(host):
+    guests = attach_two(host)
+    workers = [host.worker(1), host.worker(2)]
+    host.manager.kill()
+    host.manager.wait()
+    before = [guest.events("progress")[-1]["ops"] if guest.events("progress") else 0 for guest in guests]
+    wait(lambda: all(guest.events("progress")[-1:] and guest.events("progress")[-1]["ops"] > ops
+                     for guest, ops in zip(guests, before, strict=True)), "the guests go on")
+    host.start_manager()
+    wait(lambda: len(host.client.call("list")["disks"]) == 2, "the disks are taken over")
+    assert [host.worker(1), host.worker(2)] == workers
+    for domid, guest in enumerate(guests, 1):
+        assert progresses(host, domid)
+        stop(guest)
+        host.client.call("detach", disk=f"{domid}:xvda")
+    host.attach(1, host.image("1.img"), wait=False)
+    load(host, 1, "--count", 100).finish()
+
+
+def test_a_manager_that_is_stopped_politely_leaves_the_guests_served_too(host):
+    guests = attach_two(host)
+    host.manager.terminate()
+    assert host.manager.wait(20) == 0
+    host.start_manager()
+    wait(lambda: len(host.client.call("list")["disks"]) == 2, "the disks are taken over")
+    for domid, guest in enumerate(guests, 1):
+        assert progresses(host, domid)
+        stop(guest)
+
+
+def test_a_killed_store_stops_nobody_and_is_used_again_when_it_is_back(host):
+    guests = attach_two(host)
+    host.store.kill()
+    host.store.wait()
+    wait(lambda: not host.client.call("ping")["store"], "the manager has noticed")
+    for domid in (1, 2):
+        assert progresses(host, domid)
+    host.start_store()
+    wait(lambda: host.client.call("ping")["store"], "the manager is back at the store")
+    for domid in (1, 2):
+        assert progresses(host, domid)
+    host.attach(1, "mem:1M", vdev="xvdb", wait=False)
+    load(host, 1, "--count", 200, devid=51728).finish()
+    for guest in guests:
+        stop(guest)
+
+
+def test_a_killed_worker_harms_its_own_guest_only_and_new_disks_of_that_guest_work(host):
+    victim, other = attach_two(host)
+    os.kill(host.worker(1), signal.SIGKILL)
+    wait(lambda: "died" in host.client.call("show", disk="1:xvda")["note"], "the manager has noticed")
+    assert host.client.call("show", disk="1:xvda")["state"]["backend"] == "Connected"
+    assert progresses(host, 2)
+    host.attach(1, "mem:1M", vdev="xvdb", wait=False)
+    load(host, 1, "--count", 200, devid=51728).finish()
+    stop(other)
+    victim.kill()
+    host.client.call("detach", disk="1:xvda", force=True)
+
+
+def test_everything_ends_with_the_manager_if_it_was_told_so(host):
+    host.manager.kill()
+    host.manager.wait()
+    host.start_manager(STOP_WORKERS="1")
+    host.attach(1, "mem:1M", wait=False)
+    guest = load(host, 1, "--seconds", "60s", "--hold")
+    worker = host.worker(1)
+    host.manager.terminate()
+    assert host.manager.wait(20) == 0
+    wait(lambda: not os.path.exists(f"/proc/{worker}/cwd"), "the worker has ended")
+    guest.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_random_moments_never_harm_the_bystander(host, seed):
+    """Domain 2 verifies its data throughout, while manager, store, and domain 1's guest and worker are killed."""
+    generator = random.Random(seed)
+    host.attach(2, host.image("2.img"), wait=False)
+    bystander = load(host, 2, "--seconds", "120s")
+
+    def kill_manager():
+        host.manager.kill()
+        host.manager.wait()
+        host.start_manager()
+        wait(lambda: any(disk["domid"] == 2 for disk in host.client.call("list")["disks"]), "taken over")
+
+    def kill_guest():
+        guest.kill()
+
+    def kill_worker():
+        os.kill(host.worker(1), signal.SIGKILL)
+
+    for _ in range(6):
+        wait(lambda: host.client.call("ping")["store"], "the store is there")
+        host.attach(1, host.image("1.img"), wait=False)
+        guest = host.guest(1, DEVID, *LOAD, "--seconds", "120s", "--tolerate")
+        time.sleep(generator.random() * 0.5)        # any moment of the handshake, or of the load
+        generator.choice([kill_manager, kill_guest, kill_worker, kill_manager])()
+        guest.kill()
+        host.client.call("detach", disk="1:xvda", force=True)
+        assert progresses(host, 2)
+    stop(bystander)
+
+
+# Leaks
+
+def resources(pid):
+    """What a process holds: descriptors, threads, mappings."""
+    return {"descriptors": len(os.listdir(f"/proc/{pid}/fd")), "threads": len(os.listdir(f"/proc/{pid}/task")),
+            "mappings": len(open(f"/proc/{pid}/maps").readlines())}
+
+
+@pytest.mark.slow
+def test_a_thousand_attachments_leave_nothing(host):
+    """No descriptor, thread, mapping or watch in manager and worker; connections in between among them."""
+    host.attach(1, "mem:1M", vdev="xvdz", wait=False)
+
+    def cycle(number):
+        host.attach(1, "mem:64K", wait=False)
+        if number % 50 == 0:
+            load(host, 1, "--count", 10, "--size", 65536, "--iodepth", 1).finish()
+        host.client.call("detach", disk="1:xvda", force=True)
+
+    for number in range(100):
+        cycle(number)
+    before = [resources(pid) for pid in (host.manager.pid, host.worker(1))]
+    for number in range(1000):
+        cycle(number)
+
+    def settled():
+        now = [resources(pid) for pid in (host.manager.pid, host.worker(1))]
+        return all(now[i][name] <= before[i][name] + (4 if name == "mappings" else 0)
+                   for i in range(2) for name in before[i])
+
+    wait(settled, f"{before} again")
+    assert host.machine.mappings(1) == []
