@@ -1,11 +1,11 @@
 """The frontend's oracle against the data plane that ships: both ends of the real ring in one process."""
 import hashlib
-from types import SimpleNamespace
 
 import pytest
 
 from xenvbd.dataplane import DataPlane
 from xenvbd.disk.memory import MemoryDisk
+from xenvbd.features import Agreement, QueueAgreement
 from xenvbd.frontend.load import Load
 from xenvbd.frontend.queue import FrontQueue
 from xenvbd.frontend.shadow import Shadow
@@ -21,8 +21,7 @@ def served(machine):
     def make(order: int, abi: str) -> FrontQueue:
         queue, disk = FrontQueue(machine.join(5), 0, order, abi), MemoryDisk("mem:8M", SIZE)
         plane = DataPlane(machine.join(0), disk)
-        rings = (SimpleNamespace(ring_refs=queue.refs, event_channel=queue.port),)
-        plane.start(SimpleNamespace(domid=5, devid=51712, abi=abi, queues=rings, persistent=False))
+        plane.start(Agreement(5, 51712, abi, (QueueAgreement(queue.refs, queue.port),)))
         undo.extend([queue.close, plane.destroy])
         queue.max_segments = 256
         return queue
