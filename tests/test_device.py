@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.support.manager import BACKEND, FRONTEND, bench
-from xenvbd.errors import Error
+from xenvbd.errors import Error, StoreError
 from xenvbd.xenbus import XenbusState
 
 INITIALISING, INITWAIT, CONNECTED, CLOSING, CLOSED = "1", "2", "4", "5", "6"
@@ -318,6 +318,24 @@ def test_a_store_lost_while_the_target_is_being_opened_does_not_fail_the_device(
     device.run()
     b.toolstack.reconnect()
     b.until(lambda: b.node("state") == INITWAIT)
+
+
+def test_an_older_state_of_our_own_is_not_taken_for_a_toolstack_s(b, monkeypatch):
+    """While InitWait waits to be written, the store still says Closed."""
+    device = connected(b)
+    b.guest.state(XenbusState.CLOSED)
+    b.until(lambda: b.node("state") == CLOSED)
+    write = device.areas.set_state
+    busy = [StoreError(errno.EAGAIN, "the transaction lost")]
+    monkeypatch.setattr(device.areas, "set_state", lambda state: write(state) if not busy else _raise(busy.pop()))
+    b.guest.connect()
+    device.refresh()
+    device.refresh()
+    b.until(lambda: b.node("state") == CONNECTED)
+
+
+def _raise(error):
+    raise error
 
 
 @pytest.mark.parametrize("value", ["0", "7", "99", "four", "\xff"])

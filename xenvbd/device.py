@@ -94,7 +94,8 @@ class Device:
         if not self._has_areas():
             return
         seen = self.areas.see()
-        self.take(xenbus.BackendState(xenbus.parse_state(seen.backend), seen.online == b"1"))
+        if not self._todo or seen.backend is None:      # else it is an older state of our own that is read
+            self.take(xenbus.BackendState(xenbus.parse_state(seen.backend), seen.online == b"1"))
         frontend = xenbus.parse_state(seen.frontend)
         if frontend is XenbusState.UNKNOWN:
             self._say(logging.WARNING, "the frontend wrote a state that is none: %s", quote(seen.frontend or b""))
