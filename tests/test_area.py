@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xenvbd import area, target, vdev
-from xenvbd.area import Areas, Gone
+from xenvbd.area import Areas, Gone, Leaving
 from xenvbd.errors import ClaimError, ProtocolError, StoreError
 from xenvbd.features import DiskFacts, Properties, backend_keys
 from xenvbd.store import Store
@@ -64,6 +64,28 @@ def test_areas_that_we_create_are_complete_and_readable_by_the_guest(areas, prop
     guest.write(f"{FRONTEND}/state", "3")
     with pytest.raises(StoreError):
         guest.write(f"{BACKEND}/state", "4")
+
+
+@pytest.mark.parametrize("write", [
+    lambda areas: areas.publish({"sectors": b"1"}), lambda areas: areas.set_state(XenbusState.INITWAIT),
+    lambda areas: areas.set_state(XenbusState.CONNECTED)], ids=["publish", "InitWait", "Connected"])
+@pytest.mark.parametrize("state", ["5", "6"])
+def test_a_toolstacks_unplug_is_never_overwritten_by_an_invitation(areas, store, write, state):
+    toolstack(store)
+    store.write(f"{BACKEND}/online", "0")
+    store.write(f"{BACKEND}/state", state)
+    with pytest.raises(Leaving) as caught:
+        write(areas)
+    assert caught.value.state == int(state)
+    assert store.read(f"{BACKEND}/state") == state.encode() and not store.exists(f"{BACKEND}/sectors")
+
+
+def test_closed_may_be_written_whatever_a_toolstack_wrote(areas, store):
+    toolstack(store)
+    store.write(f"{BACKEND}/online", "0")
+    store.write(f"{BACKEND}/state", "5")
+    areas.set_state(XenbusState.CLOSED)
+    assert store.read(f"{BACKEND}/state") == b"6"
 
 
 def test_a_vdev_that_is_taken_is_refused_by_name_and_left_as_it_is(areas, properties, store):

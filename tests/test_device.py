@@ -105,6 +105,22 @@ def test_an_area_removed_while_the_target_is_being_opened_stays_removed(b, image
     assert not b.toolstack.exists(BACKEND)
 
 
+def test_an_area_taken_offline_while_the_target_is_being_opened_is_closed_and_never_offered(b, image):
+    device = b.found(params=str(image))
+    device.realize()
+    _take_away(b)
+    b.until(lambda: b.destroyed)
+    assert b.node("state") == CLOSED and b.node("sectors") is None
+
+
+def _take_away(b):
+    """What libxl does to unplug a disk."""
+    def write(tx):
+        tx.write(f"{BACKEND}/online", b"0")
+        tx.write(f"{BACKEND}/state", CLOSING)
+    b.toolstack.transaction(write)
+
+
 # Connect
 
 @pytest.mark.parametrize("state", [3, 4], ids=["Initialised", "Connected"])
@@ -234,6 +250,21 @@ def test_a_toolstack_s_detach_ends_with_closed_and_leaves_the_removal_to_it(b, i
     b.guest.state(6)
     b.until(lambda: b.destroyed)
     assert b.node("state") == CLOSED
+
+
+def test_an_unplug_that_meets_the_connection_is_not_overwritten_by_connected(b, image):
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+    b.worker.hold.add("connect")
+    b.guest.connect()
+    b.until(lambda: b.worker.held)
+    _take_away(b)
+    b.worker.held.pop()()
+    assert b.node("state") == CLOSING
+    b.guest.state(XenbusState.CLOSED)
+    b.until(lambda: b.destroyed)
+    assert b.node("state") == CLOSED and not b.worker.planes
 
 
 def test_detaching_twice_is_detaching_once(b):

@@ -13,13 +13,20 @@ from xenvbd import features
 from xenvbd.errors import ClaimError, StoreError
 from xenvbd.features import Agreement, Properties
 from xenvbd.store import Store, Transaction
-from xenvbd.xenbus import XenbusState
+from xenvbd.xenbus import XenbusState, parse_state
 
 MAX_ERROR = 500                     # bytes of an error node; a guest reads it, xenstored bounds it
 
 
 class Gone(StoreError):
     """The backend area has been removed, or replaced by a new one of the same name."""
+
+
+class Leaving(StoreError):
+    """A toolstack is taking the disk away (online=0, state Closing or Closed): what was to be written would hide that
+    from the guest.  state is what it wrote."""
+
+    state: XenbusState
 
 
 @dataclass(frozen=True)
@@ -84,16 +91,21 @@ class Areas:
         self.published = True
 
     def publish(self, keys: dict[str, bytes]) -> None:
-        """Write the backend's keys and, last, InitWait.  Gone."""
+        """Write the backend's keys and, last, InitWait.  Gone, Leaving."""
         def write(tx: Transaction) -> None:
+            self._refuse_if_leaving(tx)
             _write_all(tx, self.backend, keys)
             _write_state(tx, self.backend, XenbusState.INITWAIT)
         self._guarded(write)
         self.published = True
 
     def set_state(self, state: XenbusState) -> None:
-        """Gone."""
-        self._guarded(lambda tx: _write_state(tx, self.backend, state))
+        """Gone; Leaving if the state would invite the guest."""
+        def write(tx: Transaction) -> None:
+            if state in (XenbusState.INITWAIT, XenbusState.CONNECTED):
+                self._refuse_if_leaving(tx)
+            _write_state(tx, self.backend, state)
+        self._guarded(write)
 
     def report(self, message: str) -> None:
         """Tell the toolstack and whoever looks why the device does not work.  Gone."""
@@ -134,6 +146,14 @@ class Areas:
                 raise Gone(errno.ENOENT, "the backend area was removed", path=self.backend)
             write(tx)
         self.store.transaction(body)
+
+    def _refuse_if_leaving(self, tx: Transaction) -> None:
+        state = parse_state(tx.get(f"{self.backend}/{features.STATE}"))
+        offline = tx.get(f"{self.backend}/{features.ONLINE}") == b"0"
+        if offline and state in (XenbusState.CLOSING, XenbusState.CLOSED):
+            leaving = Leaving(errno.ESHUTDOWN, "the toolstack is taking the disk away", path=self.backend)
+            leaving.state = state
+            raise leaving
 
     def _is_ours(self, tx: Transaction) -> bool:
         state = tx.get(f"{self.backend}/{features.STATE}")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xenvbd import features, stats, xenbus
-from xenvbd.area import Areas, Gone
+from xenvbd.area import Areas, Gone, Leaving
 from xenvbd.errors import Error, StoreError, TargetError
 from xenvbd.features import Agreement
 from xenvbd.host import Host, WorkerProcess
@@ -197,6 +197,8 @@ class Device:
             work()
         except Gone:
             self.take(xenbus.BackendState(None))
+        except Leaving as exc:
+            self.take(xenbus.BackendState(exc.state, online=False))
         except StoreError as exc:
             if not self.host.store.connected or exc.errno == errno.EAGAIN:
                 self._todo.appendleft(work)
@@ -236,6 +238,8 @@ class Device:
             self.take(xenbus.BackendState(None))
             self.take(xenbus.PublishFailed("the backend area was removed"))
         except OSError as exc:
+            if isinstance(exc, Leaving):
+                self.take(xenbus.BackendState(exc.state, online=False))
             self._unpublished(exc)
         else:
             self.facts = medium.facts
