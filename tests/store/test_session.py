@@ -183,7 +183,13 @@ def test_an_error_answer_nobody_knows_is_eio(fake) -> None:
         store.read("/a")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_directory_whose_parts_never_end_is_refused(fake) -> None:
+    with Store(fake(lambda client, chunk: client.sendall(reply(chunk, b"1\0name\0")))) as store, \
+            refused(errno.EPROTO):
+        store._long_directory("/a", 0)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(payload=st.binary(max_size=60), op=st.sampled_from([None, 2, 15, 16, 22, 0xFFFF]))
 def test_whatever_a_store_answers_only_storeerror_comes_out(fake, payload: bytes, op: int | None) -> None:
     path = fake(lambda client, chunk: client.sendall(reply(chunk, payload, op) + reply(chunk, b"\0")))

@@ -20,6 +20,7 @@ from xenvbd.store.transaction import Transaction
 T = TypeVar("T")
 
 DIRECTORY_PART = 22         # xs_wire.h; pyxs's Op ends before it
+PART_MIN = 1024             # bytes in a part of a directory: unless it is the last, only one name more does not fit
 ATTEMPTS = 6                # of a transaction: the first, and five more after EAGAIN
 BACKOFF = 0.001             # seconds; the longest pause before the first retry, doubled for each further one
 
@@ -150,8 +151,8 @@ class Store:
         reply = self._request(DIRECTORY_PART, b"%s\0%d\0" % (_encode(path), offset), tx, path)
         generation, _, names = reply.partition(b"\0")
         last = names == b"\0" or names.endswith(b"\0\0")
-        if not names:
-            raise StoreError(errno.EPROTO, "an empty part of a directory", path=path)
+        if len(names) < PART_MIN and not last:
+            raise StoreError(errno.EPROTO, "a part of a directory that is too short", path=path)
         return generation, names[:-1] if last else names, last
 
     def get_perms(self, path: str, tx: int = 0) -> list[str]:
