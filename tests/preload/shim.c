@@ -11,12 +11,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <xenctrl.h>
@@ -41,6 +43,12 @@ static const char *in_rundir(const char *name, unsigned int domid)
     else
         snprintf(path, sizeof(path), "%s/%s.%u", dir, name, domid);
     return path;
+}
+
+/* A test that is killed takes its xenstored along. */
+__attribute__((constructor)) static void die_with_parent(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 /* /proc/xen */
