@@ -152,9 +152,9 @@ def check(request, *, uint64_t capacity, bint read_only=False, bint discard=True
           uint16_t max_indirect=256, uint32_t logical_block_size=512, sector_unit=512, segments=None):
     """Judge a ring.Request as the data plane does; for an indirect one, segments is what its pages hold.
 
-    capacity in 512-byte sectors, whatever sector_unit the request counts in.  Returns (status, reply_op, kind, sectors): a BLKIF_RSP_* value, the
-    operation the response carries, and for a good request its kind ("read", "write", "flush", "discard",
-    "barrier") and sectors of data (else None, 0).
+    capacity in 512-byte sectors, whatever sector_unit the request counts in.  Returns (status, reply_op, kind,
+    sectors): a BLKIF_RSP_* value, the operation the response carries, and for a good request its kind ("read",
+    "write", "flush", "discard", "barrier") and sectors of data (else None, 0).
     """
     cdef xenvbd_request r
     cdef request_plan plan

@@ -6,7 +6,7 @@ behind.  Only the bytes between first_sect and last_sect are touched (XSA-403).
 from xenvbd.hv.grant cimport copy_from_guest, copy_to_guest
 from xenvbd.hv.ops cimport GNTST_okay
 from xenvbd.request cimport indirect_pages
-from xenvbd.ring cimport XENVBD_PAGE_SIZE, XENVBD_SECTOR_SIZE, XENVBD_SEGMENTS_PER_INDIRECT_PAGE
+from xenvbd.ring cimport XENVBD_SECTOR_SIZE, XENVBD_SEGMENTS_PER_INDIRECT_PAGE
 
 cdef enum:
     DESCRIPTOR = 8          # sizeof(struct blkif_request_segment), asserted in blkif_abi.h

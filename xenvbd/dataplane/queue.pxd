@@ -91,6 +91,7 @@ cdef class Queue:
     cdef uint64_t nap_until         # ns: do not look at the ring before
     cdef uint64_t retry_at          # ns: when to try again what is held
     cdef uint64_t poll_ns
+    cdef int64_t idle_ns            # after so long without a request the buffers' memory goes back to the kernel
 
     # The thread: attach() to the disk and the descriptors, serve until told to stop, detach().
     cdef int attach(self) noexcept nogil

@@ -2,7 +2,7 @@
 import errno
 import os
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from xenvbd.dataplane.arena cimport Arena
@@ -14,7 +14,7 @@ from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable
 from xenvbd.hv.ops cimport Hypervisor
 from xenvbd.journal cimport Journal
-from xenvbd.ring cimport XENVBD_SECTOR_SIZE, back_attach, back_pending, back_shared_rsp_prod, ring_entries
+from xenvbd.ring cimport XENVBD_SECTOR_SIZE, back_attach, back_pending, back_shared_rsp_prod
 
 from xenvbd.dataplane.events import KINDS
 from xenvbd.errors import ProtocolError, check
@@ -51,6 +51,7 @@ cdef class Queue:
         self.number, self.device = number, device
         self.events.fd = events_fd
         self.poll_ns = settings.poll_ns
+        self.idle_ns = int(settings.idle_seconds * 1e9)
         self.discards_allowed = max(1, DISCARDS_A_DISK // len(agreement.queues))
         self.control = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.set_limits(disk, settings, agreement)

@@ -20,6 +20,7 @@ class Settings:
     logical_block_size: int = 512           # bytes; requests must be aligned to it
     max_buffer_bytes: int = 16 * MIB        # for the data of one ring
     poll_ns: int = 0                        # how long to look for requests before sleeping
+    idle_seconds: float = 10.0              # without a request until the buffers' memory goes back to the kernel
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_indirect <= MAX_INDIRECT:
@@ -31,3 +32,5 @@ class Settings:
             raise ValueError(f"max_buffer_bytes={self.max_buffer_bytes}: 2 MiB to 16 GiB")
         if self.poll_ns < 0:
             raise ValueError(f"poll_ns={self.poll_ns}: not negative")
+        if not 0 < self.idle_seconds < 1 << 30:
+            raise ValueError(f"idle_seconds={self.idle_seconds}: more than 0")

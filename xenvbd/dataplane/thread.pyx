@@ -43,8 +43,6 @@ cdef extern from "signal.h" nogil:
 cdef enum:
     PROBE_EAGER = 64                # sleeps until it is tried again whether I/O finishes at once
     WORTH_PINNING = 1024            # requests since the buffers were last given back
-    RETRY_NS = 1000000000
-cdef int64_t TRIM_NS = 10000000000  # idle for so long: the buffers' memory goes back to the kernel
 
 
 cdef void pin_buffers(Queue q) noexcept nogil:
@@ -91,7 +89,7 @@ cdef int64_t patience(Queue q, uint64_t now) noexcept nogil:
         until = q.retry_at
     if until:
         return <int64_t>(until - now) if until > now else 0
-    return TRIM_NS if q.live == 0 and q.buffers.touched else -1
+    return q.idle_ns if q.live == 0 and q.buffers.touched else -1
 
 
 cdef void expire(Queue q, uint64_t before, int64_t timeout) noexcept nogil:
@@ -101,7 +99,7 @@ cdef void expire(Queue q, uint64_t before, int64_t timeout) noexcept nogil:
         q.nap_until = 0
     if q.held.first != NULL and now >= q.retry_at:
         retry_held(q)
-    if timeout == TRIM_NS and now - before >= <uint64_t>TRIM_NS and q.live == 0:
+    if timeout == q.idle_ns and now - before >= <uint64_t>q.idle_ns and q.live == 0:
         trim_buffers(q)
 
 

@@ -13,7 +13,7 @@ cdef class DiskQueue:
 
     cdef int register_buffer(self, void *address, size_t length) noexcept nogil:
         """All iovecs from now on lie in this memory, which stays valid until detach().  0 or a negative
-        errno; a failure only costs speed."""
+        errno; a failure only costs speed.  NULL, with nothing in flight: forget it, so that its pages may go."""
         return 0
 
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil:

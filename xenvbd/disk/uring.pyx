@@ -145,6 +145,8 @@ cdef class UringQueue(DiskQueue):
         cdef iovec memory
         cdef io_uring_probe *probe
         cdef int rc
+        if address == NULL:
+            return self.forget_buffer()
         memory.iov_base, memory.iov_len = address, length
         rc = io_uring_register_buffers(&self.ring, &memory, 1)
         if rc < 0:
@@ -156,6 +158,14 @@ cdef class UringQueue(DiskQueue):
                                   and io_uring_opcode_supported(probe, OP_WRITEV_FIXED))
             io_uring_free_probe(probe)
         return 0
+
+    cdef int forget_buffer(self) noexcept nogil:
+        cdef int rc = 0
+        if self.buffer != NULL:
+            rc = io_uring_unregister_buffers(&self.ring)
+            if rc >= 0:
+                self.buffer, self.buffer_size = NULL, 0
+        return rc
 
     # Operations.
 
