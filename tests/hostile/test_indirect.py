@@ -89,3 +89,12 @@ def test_I12_few_segments_may_be_indirect_too(case, count: int) -> None:
     pages.bytes[:] = os.urandom(count * PAGE)
     assert hostile.guest.do(hostile.guest.indirect(WRITE, 8, pages.segments())) == [OKAY]
     assert hostile.guest.read(8, count * 8) == bytes(pages.bytes)
+
+
+def test_I13_a_table_that_is_its_own_data_page(case) -> None:
+    """The table is copied before any data moves: what the read puts in its place is data, and nothing else."""
+    hostile = case()
+    guest, table = hostile.guest, hostile.guest.pages(1)
+    table.bytes[:16] = 2 * (table.refs[0].to_bytes(4, "little") + bytes((0, 7, 0, 0)))
+    assert guest.do(guest.request(INDIRECT, 0, sub=READ, nr_segments=2, grefs=table.refs)) == [OKAY]
+    assert bytes(table.bytes) in (hostile.image[:PAGE], hostile.image[PAGE:2 * PAGE])
