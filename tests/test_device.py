@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.support.manager import BACKEND, FRONTEND, bench
+from xenvbd import trace
 from xenvbd.errors import Error, StoreError
 from xenvbd.xenbus import XenbusState
 
@@ -293,6 +294,14 @@ def test_a_domain_that_is_gone_takes_its_disk_along(b):
 
 
 # The worker
+
+def test_what_a_data_plane_tells_can_be_traced(b, caplog):
+    trace.enable(["xen_block_plane_*"])
+    with caplog.at_level("INFO", trace.logger.name):
+        connected(b).worker_event("no-space", "queue 0")
+    trace.enable([])
+    assert "xen_block_plane_event disk=web1:xvda kind=no-space detail='queue 0'" in caplog.text
+
 
 def test_a_worker_s_death_leaves_the_guest_connected_and_is_reported(b):
     device = connected(b)

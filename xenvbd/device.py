@@ -112,6 +112,7 @@ class Device:
 
     def worker_event(self, kind: str, detail: str) -> None:
         """What its data plane tells: a PlaneEvent's kind, and the rest of it as a text."""
+        event("xen_block_plane_event", disk=self.name, kind=kind, detail=detail)
         if kind == "quarantined":
             self.take(xenbus.PlaneBroken("the frontend broke its ring, which is served no more until it closes"))
         else:

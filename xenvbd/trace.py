@@ -14,7 +14,8 @@ from typing import Any
 
 logger = logging.getLogger("xenvbd.trace")
 
-# Name -> its fields.  The names are those of QEMU's trace-events files; disk stands for their type and name.
+# Name -> its fields.  The names are those of QEMU's trace-events files, where it has them; disk stands for their type
+# and name.
 EVENTS: dict[str, tuple[str, ...]] = {
     "xen_bus_realize": ("kind", "path"),
     "xen_bus_unrealize": ("kind", "path"),
@@ -45,6 +46,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "xen_block_connect": ("disk", "protocol", "queues", "ring_page_order", "event_channels"),
     "xen_block_disconnect": ("disk", "reason"),
     "xen_block_unrealize": ("disk",),
+    "xen_block_plane_event": ("disk", "kind", "detail"),       # ours: QEMU's data plane tells nothing
     "xen_block_size": ("disk", "sectors"),
     "xen_block_blockdev_add": ("disk", "target", "engine"),
     "xen_block_blockdev_del": ("disk", "target"),
