@@ -50,6 +50,12 @@ def test_detach_is_silent_when_it_worked(daemon: Any, xenvbd: Run, capsys: Captu
     assert daemon.asked[0][1] == {"disk": "web1:xvda", "force": True, "wait": True, "timeout": 30.0}
 
 
+def test_resume_is_silent_when_it_worked(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["resume"] = DISK
+    assert xenvbd("resume", "web1:xvda") == 0
+    assert capsys.readouterr() == ("", "") and daemon.asked == [("resume", {"disk": "web1:xvda"})]
+
+
 def test_attach_prints_the_disks_name(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
     daemon.answers["attach"] = DISK
     assert xenvbd("attach", "web1", "/srv/web1.img", "xvda") == 0

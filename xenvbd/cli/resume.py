@@ -1,0 +1,25 @@
+"""`xenvbd resume`: let a disk that stopped try again."""
+from __future__ import annotations
+
+import argparse
+
+from xenvbd.cli import client, render
+from xenvbd.cli import options as types
+
+NAME = "resume"
+HELP = "let a disk that stopped, because there was no room for its image, try again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own options."""
+    parser.add_argument("disk", metavar="DISK", type=types.disk, help="DOMAIN:VDEV, as in web1:xvda")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Silent when it worked; the disk with --json or -v."""
+    disk = client.call(options, "resume", disk=options.disk)
+    if options.json:
+        print(render.as_json(disk))
+    elif options.verbose:
+        print(render.disk_facts(disk))
+    return 0
