@@ -279,8 +279,10 @@ def test_a_toolstack_that_gave_up_waiting_forces_it() -> None:
 
 
 def test_a_guest_whose_connection_failed_is_waited_for_as_well() -> None:
-    view, words = play(STARTING, PlaneFailed("no such grant"), OFFLINE)
-    assert (view.backend, words) == (CLOSING, "ReportError")
+    for closing in (OFFLINE, BackendState(CLOSING, online=True)):
+        view, words = play(STARTING, PlaneFailed("no such grant"), closing)
+        assert (view.backend, words) == (CLOSING, "ReportError")
+    view, _ = play(STARTING, PlaneFailed("no such grant"), OFFLINE)
     assert play(view, F(CLOSING))[1] == ""
     assert play(view, F(CLOSING), F(CLOSED))[1] == "Closed RemoveAreas Destroy"
 

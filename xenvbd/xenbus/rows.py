@@ -58,7 +58,7 @@ ROWS: tuple[Row, ...] = (
         {"gone": NO, "plane": IDLE, "backend": frozenset({CLOSING}),
          "frontend": frozenset({INITIALISING})}, {"backend": CLOSED}),
     Row("Closing is over: the frontend came back before the plane had stopped",
-        {"phase": LIVE, "gone": NO, "plane": IDLE, "backend": frozenset({CLOSING}), "frontend": READY,
+        {"gone": NO, "plane": IDLE, "backend": frozenset({CLOSING}), "frontend": READY,
          "online": YES, "failed": NO, "broken": NO}, {"backend": CLOSED}),
     Row("forced: Closed without the frontend",
         {"gone": NO, "plane": IDLE, "backend": OPEN | {CLOSING}, "forced": YES},
