@@ -9,6 +9,7 @@ from xenvbd.config import DiskOptions
 from xenvbd.errors import ClaimError, NoSuchDisk
 from xenvbd.medium import Policy
 from xenvbd.properties import Properties
+from xenvbd.store import Store
 from xenvbd.target import parse as parse_target
 from xenvbd.vdev import parse as parse_vdev
 
@@ -309,9 +310,61 @@ def test_what_went_while_no_manager_was_there_is_let_go(b):
     b.backend.close()
     b.sim.remove_domain(7)
     restart(b, worker)
-    b.until(lambda: len(worker.calls) == 2)
-    assert worker.calls == ["disconnect", "disconnect"]
-    assert not b.backend.devices and not list(b.runtime.records())
+    b.until(lambda: worker.calls == ["disconnect", "disconnect"] and not b.backend.devices)
+    assert not list(b.runtime.records()) and not b.toolstack.exists(BACKEND)
+
+
+def test_a_kind_that_is_claimed_no_more_is_served_to_its_end(b):
+    device = connected(b)
+    b.backend.close()
+    b.store.reconnect()
+    b.store._watches.clear()
+    backend(b, kinds=("vbd3",), left=[serving(b, device.key)])
+    b.until(lambda: b.backend.devices)
+    toolstack(b, devid=51728)
+    b.settle()
+    assert b.toolstack.get(f"{BACKEND[:-5]}51728/state") == b"1", "a new one is claimed"
+    b.guest.state(6)
+    b.until(lambda: b.node("state") == "6")
+
+
+def test_a_record_that_cannot_be_read_does_not_keep_the_manager_from_serving(b):
+    b.runtime.save("qdisk-7-51712", {"kind": "of another version"})
+    (b.runtime.path / "qdisk-7-51728.json").write_text("{")
+    toolstack(b)
+    backend(b)
+    b.until(lambda: b.node("state") == "2")
+
+
+def test_in_a_driver_domain_the_backend_removes_its_own_area_and_only_that(tmp_path):
+    """Domain 5 may neither ask who is introduced nor write the frontend's area."""
+    (tmp_path / "a.img").write_bytes(bytes(1 << 20))
+    with bench(domids=(0, 5, 7)) as b:
+        b.image = tmp_path / "a.img"
+        b.loop.forget(b.store.fileno())
+        b.store.close()
+        b.store = Store(b.sim.path(5))
+        b.loop.read(b.store.fileno(), b.store.dispatch)
+        b.toolstack.write("/local/domain/5/backend", "")
+        b.toolstack.set_perms("/local/domain/5/backend", ["n5"])
+        backend(b)
+        back = "/local/domain/5/backend/qdisk/7/51712"
+        values = {"frontend": FRONTEND, "params": f"aio:{b.image}", "frontend-id": 7, "mode": "r", "state": 1,
+                  "online": 1}
+        for area, perms in ((back, ["n5", "r7"]), (FRONTEND, ["n7", "r5"])):
+            b.toolstack.mkdir(area)
+            b.toolstack.set_perms(area, perms)
+        b.toolstack.write(f"{FRONTEND}/state", "1")
+        b.toolstack.transaction(lambda tx: [tx.write(f"{back}/{name}", str(v)) for name, v in values.items()])
+        b.until(lambda: b.node("state", back) == "2")
+        b.guest.connect()
+        b.until(lambda: b.node("state", back) == "4")
+        b.toolstack.transaction(lambda tx: (tx.write(f"{back}/online", "0"), tx.write(f"{back}/state", "5")))
+        b.until(lambda: b.node("state", back) == "5")
+        b.guest.state(6)
+        b.until(lambda: not b.toolstack.exists(back))
+        assert b.toolstack.exists(FRONTEND) and not b.backend.devices
+        b.backend.close()
 
 
 def test_an_area_removed_while_no_manager_was_there_ends_its_plane(b):

@@ -1,12 +1,14 @@
 """A vbd against a real store, with a frontend that does as it is told and a worker that is none."""
 import errno
 import os
+import threading
 
 import pytest
 
 from tests.support.manager import BACKEND, FRONTEND, bench
 from xenvbd import trace
 from xenvbd.errors import Error, StoreError
+from xenvbd.medium import Medium, Policy
 from xenvbd.xenbus import XenbusState
 
 INITIALISING, INITWAIT, CONNECTED, CLOSING, CLOSED = "1", "2", "4", "5", "6"
@@ -120,6 +122,18 @@ def _take_away(b):
         tx.write(f"{BACKEND}/online", b"0")
         tx.write(f"{BACKEND}/state", CLOSING)
     b.toolstack.transaction(write)
+
+
+def test_a_target_that_hangs_fails_its_device_only_and_is_closed_when_it_comes_after_all(b, image, monkeypatch):
+    release, opened = threading.Event(), Medium.open
+    monkeypatch.setattr(Medium, "open", lambda *args: release.wait() and opened(*args))
+    b.host.policy = Policy(open_seconds=0.1)
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: device.failed)
+    assert "no answer in 0.1 s" in b.node("hotplug-error")
+    release.set()
+    b.until(lambda: b.host.helpers.running == 0)
 
 
 # Connect

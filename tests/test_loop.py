@@ -91,6 +91,12 @@ def test_a_callback_that_raises_is_counted_and_the_others_run(loop):
     assert calls == [1] and loop.failures == 1
 
 
+def test_a_call_that_comes_after_the_end_is_forgotten():
+    loop = Loop()
+    loop.close()
+    loop.soon(lambda: 1 / 0)
+
+
 def test_run_ends_when_told_to(loop):
     loop.later(0.001, loop.stop)
     loop.run()

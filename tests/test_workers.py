@@ -9,7 +9,7 @@ import pytest
 
 from xenvbd.loop import Loop
 from xenvbd.runtime import Runtime
-from xenvbd.workers import Workers
+from xenvbd.workers import MAX_DEATHS, Workers
 
 # A worker that knows three verbs and, like the real one, can be found again by its socket.
 FAKE = r"""
@@ -168,6 +168,15 @@ def test_a_dismissed_worker_ends_and_the_next_disk_gets_a_new_one_at_once(manage
     manager.workers.dismiss(7)
     assert manager.call("echo", say="new")["said"] == "new" and manager.workers.get(7).pid != pid
     manager.until(lambda: manager.exits == [7] and manager.workers.running == 1)
+
+
+def test_a_worker_that_keeps_dying_is_not_started_on_and_on(manager):
+    for _ in range(MAX_DEATHS):
+        manager.exits.clear()
+        os.kill(manager.started(), signal.SIGKILL)
+        manager.until(lambda: manager.exits)
+    with pytest.raises(OSError, match="died 5 times"):
+        manager.workers.get(7)
 
 
 def test_a_program_that_cannot_be_started_is_an_error_and_leaves_nothing(tmp_path):

@@ -30,6 +30,7 @@ from xenvbd.workers import Worker, Workers
 from xenvbd.xenbus import XenbusState, parse_state
 
 LIST_SECONDS = 5.0                  # a worker that an earlier manager left must say what it serves
+AGAIN_SECONDS = 1.0                 # after a transaction that others kept in conflict
 REFRESHES = 50                      # of a device in a second; then it waits for the next
 KERNEL_BACKEND = "/sys/bus/xen-backend/drivers/vbd"
 
@@ -47,7 +48,7 @@ class Backend:
         kernel_backend: exists if the kernel's driver claims every vbd."""
         self.loop, self.store, self.workers, self.kinds = loop, store, workers, tuple(kinds)
         self.devices: dict[Key, Device] = {}
-        self.waiters: dict[Device, list[Callable[[], bool]]] = {}
+        self._waiters: dict[Device, list[Callable[[], bool]]] = {}
         self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, options, store.domid,
                          dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
         self._kernel_backend = kernel_backend
@@ -56,6 +57,7 @@ class Backend:
         self._check_domains = False
         self._scheduled = self._ready = False
         self._orphans: set[Key] = set()
+        self._watched: set[str] = set()
         self._turns: dict[Key, tuple[int, int]] = {}
         workers.on_event = self._worker_event
         workers.on_exit = self._worker_exit
@@ -119,6 +121,16 @@ class Backend:
         """The devices of a domain."""
         return [device for (_, other, _), device in self.devices.items() if other == domid]
 
+    def wait(self, device: Device, attempt: Callable[[], bool]) -> None:
+        """Call attempt() whenever something has happened to the device, until it says that it is done."""
+        self._waiters.setdefault(device, []).append(attempt)
+
+    def stop_waiting(self, device: Device, attempt: Callable[[], bool]) -> None:
+        """Take a wait() back."""
+        left = [waiter for waiter in self._waiters.pop(device, ()) if waiter is not attempt]
+        if left:
+            self._waiters[device] = left
+
     def mark(self, key: Key) -> None:
         """Look at this device, or area, in the next round."""
         self._dirty[key] = None
@@ -130,8 +142,10 @@ class Backend:
         if identity is None:
             raise NoSuchDisk(errno.ENOENT, f"there is no domain {domid}")
         name = domains.disk_name(domains.name(self.store, domid), devid)
-        event("xen_block_device_create", disk=name, number=devid)
-        device = Device(self.host, *key, domain=identity, name=name, properties=properties, engine=engine)
+        return self._add(key, Device(self.host, *key, domain=identity, name=name, properties=properties, engine=engine))
+
+    def _add(self, key: Key, device: Device) -> Device:
+        event("xen_block_device_create", disk=device.name, number=device.devid)
         self.devices[key] = device
         return device
 
@@ -147,9 +161,9 @@ class Backend:
 
     def _changed(self, device: Device) -> None:
         """Tell those who wait for the device; one that is done says True."""
-        left = [waiter for waiter in self.waiters.pop(device, ()) if not waiter()]
+        left = [waiter for waiter in self._waiters.pop(device, ()) if not waiter()]
         if left:
-            self.waiters.setdefault(device, []).extend(left)
+            self._waiters.setdefault(device, []).extend(left)
 
     def _mark_device(self, device: Device) -> None:
         self.mark((device.areas.kind, device.domid, device.devid))
@@ -157,6 +171,7 @@ class Backend:
     # What fires
 
     def _watch_kind(self, kind: str) -> None:
+        self._watched.add(kind)
         root = f"{domains.path(self.host.backend_domid)}/backend/{kind}"
         event("xen_bus_realize", kind=kind, path=root)
         event("xen_bus_add_watch", path=root)
@@ -183,23 +198,28 @@ class Backend:
     def _round(self) -> None:
         """One turn for everything that is marked.  What the store cannot answer now stays marked."""
         self._scheduled = False
-        if not self.store.connected:
-            return
-        if self._check_domains:
+        if self._check_domains and self._try("domains", self._drop_dead_domains):
             self._check_domains = False
-            self._drop_dead_domains()
-        scans, self._scans = self._scans, {}
-        for kind, domid in scans:
-            self._scan(kind, domid)
+        for scan in list(self._scans):
+            if self._try("/".join(map(str, scan)), functools.partial(self._scan, *scan)):
+                del self._scans[scan]
         dirty, self._dirty = self._dirty, {}
         for key in dirty:
-            try:
-                self._visit(key)
-            except StoreError as exc:
+            if not self._try("/".join(map(str, key)), functools.partial(self._visit, key)):
                 self._dirty[key] = None
-                if self.store.connected:
-                    log.warning("%s-%d-%d: %s", *key, exc)
-                    self.loop.later(1.0, self._schedule)
+
+    def _try(self, what: str, turn: Callable[[], object]) -> bool:
+        """Whether the turn could be taken; if not, there is another in a while, or when the store is back."""
+        if not self.store.connected:
+            return False
+        try:
+            turn()
+        except StoreError as exc:
+            if self.store.connected:
+                log.warning("%s: %s", what, exc)
+                self.loop.later(AGAIN_SECONDS, self._schedule)
+            return False
+        return True
 
     def _scan(self, kind: str, domid: int | None) -> None:
         """Mark every area of a kind, or of one domain of it, and every device there that may have none now."""
@@ -254,6 +274,8 @@ class Backend:
         state = parse_state(self.store.get(f"{area}/{features.STATE}"))
         if state is not XenbusState.INITIALISING or self.store.get(f"{area}/{features.ONLINE}") != b"1":
             return
+        if kind not in self.kinds:
+            return                      # it is only watched for the sake of disks that are served
         event("xen_bus_backend_create", kind=kind, path=area)
         try:
             self._refuse_rival(kind)
@@ -296,37 +318,49 @@ class Backend:
 
     def _take_over(self, serving: set[str], silent: set[int]) -> None:
         """The workers have said which disks they serve, but for those of the silent domains."""
-        for key, fields in self.host.runtime.records():
-            try:
-                record = Record.from_json(fields)
-            except (KeyError, TypeError, ValueError, PropertyError) as exc:
-                log.error("%s: its record cannot be read, it is left alone: %r", key, exc)
-            else:
-                served = key in serving or (record.properties.domid in silent and record.agreement is not None)
-                self._adopt(key, record, served)
+        def adopt_all() -> None:
+            for key, fields in self.host.runtime.records():
+                if (record := _record(key, fields)) is not None:
+                    wanted = record.properties.domid in silent and record.agreement is not None
+                    self._adopt(record, key in serving or wanted)
                 serving.discard(key)
+
+        if not self._try("taking over", adopt_all):
+            self.loop.later(AGAIN_SECONDS, lambda: self._take_over(serving, silent))
+            return
         for key in serving:
             self._let_go(key)
         self._ready = True
         self._schedule()
 
-    def _adopt(self, name: str, record: Record, serving: bool) -> None:
-        properties = record.properties
-        key = (record.kind, properties.domid, properties.vdev.number)
-        if domains.identity(self.store, properties.domid) == record.domain and record.kind in self.kinds:
-            device = self._new(key)
-            device.adopt(record, serving)
-            log.info("%s: taken over, %s", device.name, device.view.backend.label)
-        else:
-            if serving:
-                self._let_go(name)
-            self.host.runtime.forget(name)
+    def _adopt(self, record: Record, serving: bool) -> None:
+        """Go on with a device, also if it is only to end it: its domain, or its area, may have gone meanwhile."""
+        key = (record.kind, record.properties.domid, record.properties.vdev.number)
+        if key in self.devices:
+            return
+        if record.kind not in self._watched:
+            self._watch_kind(record.kind)
+        now = domains.identity(self.store, key[1])
+        device = Device(self.host, *key, domain=record.domain, name=record.name)
+        device.adopt(record, serving)
+        log.info("%s: taken over, %s", self._add(key, device).name, device.view.backend.label)
+        if now != record.domain:
+            device.domain_gone()
 
     def _let_go(self, key: str) -> None:
         """End a plane whose disk is not there any more."""
         domid = int(key.split("-")[-2])
         log.warning("%s: its worker serves it, but it is gone: disconnected", key)
         self.workers.get(domid).call("disconnect", lambda result: None, disk=key)
+
+
+def _record(key: str, fields: dict[str, Any]) -> Record | None:
+    """The record, if this version can read it."""
+    try:
+        return Record.from_json(fields)
+    except (KeyError, TypeError, ValueError, PropertyError) as exc:
+        log.error("%s: its record cannot be read, it is left alone: %r", key, exc)
+        return None
 
 
 class _Inventory:

@@ -53,7 +53,7 @@ class Device:
         self._past = stats.Snapshot.zero()
         self.error: OSError | None = None       # why it does not work, as last reported
         self._todo: deque[Callable[[], None]] = deque()
-        self._running = False
+        self._running = self._look_again = False
         self._worker: WorkerProcess | None = None       # which has the plane
         self._watch: Watch | None = None
         self._give_up: Callable[[], None] = lambda: None
@@ -94,7 +94,10 @@ class Device:
         if not self._has_areas():
             return
         seen = self.areas.see()
-        if not self._todo or seen.backend is None:      # else it is an older state of our own that is read
+        if self._todo and seen.backend is not None:
+            # What is there may be an older state of our own, that must not be taken for a toolstack's wish.
+            self._look_again = True
+        else:
             self.take(xenbus.BackendState(xenbus.parse_state(seen.backend), seen.online == b"1"))
         frontend = xenbus.parse_state(seen.frontend)
         if frontend is XenbusState.UNKNOWN:
@@ -153,6 +156,9 @@ class Device:
                 pass
         finally:
             self._running = False
+        if self._look_again and not self._todo:
+            self._look_again = False
+            self.host.dirty(self)
         self.host.changed(self)
 
     def close(self) -> None:
@@ -250,6 +256,10 @@ class Device:
         properties, facts = self._properties(), self.facts
         assert facts is not None
         self._save()
+        if properties.device_type == "cdrom":
+            event("xen_cdrom_realize", disk=self.name)
+        else:
+            event("xen_disk_realize", disk=self.name)
         event("xen_block_realize", disk=self.name, target=str(properties.target), mode=properties.mode)
         event("xen_block_size", disk=self.name, sectors=facts.size // properties.sector_unit)
         self._say(logging.INFO, "published: %s, %d bytes, mode %s", properties.target, facts.size, properties.mode)

@@ -1,4 +1,7 @@
-"""Domains as xenstore shows them: names, numbers, and which domain it is that has a number now."""
+"""Domains as xenstore shows them: names, numbers, and which domain it is that has a number now.
+
+A driver domain may not read other domains' nodes: there a domain has no name, and only its disks' areas tell its end.
+"""
 from __future__ import annotations
 
 import errno
@@ -14,7 +17,7 @@ def path(domid: int) -> str:
 
 def name(store: Store, domid: int) -> str:
     """The domain's name, or its number if it has none that can be told from a number."""
-    value = store.get(f"{path(domid)}/name") or b""
+    value = _get(store, f"{path(domid)}/name") or b""
     text = value.decode("ascii", "replace")
     return text if text.isprintable() and text and not text.isdecimal() and ":" not in text else str(domid)
 
@@ -22,7 +25,7 @@ def name(store: Store, domid: int) -> str:
 def find(store: Store, text: str) -> int:
     """The number of the domain that a name or a number means.  NoSuchDisk if there is none."""
     if text.isascii() and text.isdecimal():
-        if not store.exists(path(int(text))):
+        if _get(store, path(int(text))) is None:
             raise NoSuchDisk(errno.ENOENT, f"there is no domain {int(text)}; `xl list` shows those there are")
         return int(text)
     for child in store.ls("/local/domain"):
@@ -34,9 +37,9 @@ def find(store: Store, text: str) -> int:
 def identity(store: Store, domid: int) -> str | None:
     """What tells the domain from any other that had its number before, or will (XSA-417); None if it is gone."""
     base = path(domid)
-    if not store.exists(base) or not _introduced(store, domid):
+    if _get(store, base) is None or not _introduced(store, domid):
         return None
-    return (store.get(f"{base}/vm") or b"").decode("ascii", "replace")
+    return (_get(store, f"{base}/vm") or b"").decode("ascii", "replace")
 
 
 def disk_name(domain: str, devid: int) -> str:
@@ -47,10 +50,20 @@ def disk_name(domain: str, devid: int) -> str:
         return f"{domain}:{devid}"
 
 
+def _get(store: Store, node: str) -> bytes | None:
+    """A node's value; None if it does not exist, empty if it may not be read."""
+    try:
+        return store.get(node)
+    except StoreError as exc:
+        if exc.errno != errno.EACCES:
+            raise
+        return b""
+
+
 def _introduced(store: Store, domid: int) -> bool:
     try:
         return store.is_introduced(domid)
     except StoreError as exc:
         if exc.errno != errno.EACCES:
             raise
-        return True             # only a privileged domain may ask; a driver domain sees the areas go
+        return True             # only a privileged domain may ask

@@ -67,6 +67,8 @@ class Loop:
     def soon(self, callback: Callback) -> None:
         """Call back in the loop's next round.  The one way in from another thread or a signal handler."""
         self._soon.append(callback)
+        if self._wake < 0:
+            return                                      # the loop is closed: a helper thread that came too late
         with contextlib.suppress(BlockingIOError):      # the counter is full: it is awake anyhow
             os.eventfd_write(self._wake, 1)
 
@@ -94,7 +96,8 @@ class Loop:
 
     def close(self) -> None:
         self._selector.close()
-        os.close(self._wake)
+        wake, self._wake = self._wake, -1
+        os.close(wake)
 
     def _change(self, fd: int, which: int, callback: Callback | None) -> None:
         key = self._selector.get_map().get(fd)

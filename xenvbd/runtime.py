@@ -116,9 +116,13 @@ class Runtime:
         _unlink(self.path / f"{key}.json")
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every disk's key and what was kept of it."""
+        """Every disk's key and what was kept of it; nothing, if it cannot be read."""
         for path in sorted(self.path.glob("*.json")):
-            yield path.stem, json.loads(path.read_text())
+            try:
+                fields = json.loads(path.read_text())
+            except ValueError:
+                fields = {}
+            yield path.stem, fields if isinstance(fields, dict) else {}
 
 
 def _unlink(path: str | os.PathLike[str]) -> None:

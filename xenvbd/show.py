@@ -28,6 +28,8 @@ def note(device: Device, counters: Snapshot) -> str:
     view = device.view
     if device.error is not None:
         return str(device.error).removeprefix(f"{device.name}: ")
+    if view.broken:
+        return "not served: its worker has died, and the guest has not reconnected"
     if counters.stopped != "none":
         return {"no-space": "stopped: no space left for the image", "flush-failed": "stopped: a flush failed",
                 "io-error": "stopped: an I/O error"}.get(counters.stopped, "stopped")

@@ -99,13 +99,13 @@ class Verbs:
             return True
 
         def give_up() -> None:
-            self.backend.waiters.get(device, [attempt]).remove(attempt)
+            self.backend.stop_waiting(device, attempt)
             reply(Error(errno.ETIMEDOUT, f"not done after {seconds:g} s: {waiting_for(device)}{hint}",
                         disk=device.name))
 
         timer = self.backend.loop.later(seconds, give_up)
         if not attempt():
-            self.backend.waiters.setdefault(device, []).append(attempt)
+            self.backend.wait(device, attempt)
 
     def _shown(self, device: Device) -> dict[str, Any]:
         worker = self.backend.workers.by_domid.get(device.domid)

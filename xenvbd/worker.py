@@ -1,6 +1,6 @@
 """The worker: the process that serves the disks of one guest domain.
 
-    python -m xenvbd.worker --fd N --hypervisor SPEC --backend-domid B --domid D --runtime DIR
+    python -m xenvbd.worker --fd N --hypervisor SPEC --backend-domid B --domid D --runtime DIR --idle SECONDS
 
 It has no xenstore and opens no target: rings, ports and descriptors come from the manager, over a
 SOCK_SEQPACKET socket (wire.py).  It outlives its manager: the end of the connection is not its end, a later
@@ -40,8 +40,6 @@ from xenvbd.runtime import Runtime
 from xenvbd.target import parse as parse_target
 from xenvbd.wire import MAX_QUEUE, Message, Wire
 
-IDLE_SECONDS = 10.0                 # without a disk and a manager
-
 log = logging.getLogger("xenvbd.worker")
 Finish = Callable[[dict[str, Any] | OSError], None]
 
@@ -62,13 +60,14 @@ class Plane:
 class Worker:
     """The main thread: messages in, planes, events out."""
 
-    def __init__(self, loop: Loop, hypervisor: Hypervisor, domid: int, listener: socket.socket) -> None:
+    def __init__(self, loop: Loop, hypervisor: Hypervisor, domid: int, listener: socket.socket,
+                 idle_seconds: float) -> None:
         self.loop, self.hypervisor, self.domid = loop, hypervisor, domid
         self.planes: dict[str, Plane] = {}
         self._wire: Wire | None = None
         self._idle: Timer | None = None
         self._leaving = False
-        self._listener = listener
+        self._listener, self._patience = listener, idle_seconds
         self._verbs: dict[str, Callable[[Message, Finish], None]] = {
             "connect": self._connect, "disconnect": self._disconnect, "resume": self._resume,
             "list": self._list, "ping": self._ping, "stop": self._stop}
@@ -120,9 +119,12 @@ class Worker:
                 raise Error(errno.EOPNOTSUPP, f"a worker does not know {body.get('verb')!r}")
             verb(message, finish)
         except OSError as exc:
+            message.close()         # first: who has the answer may count on it
             finish(exc)
-        except (KeyError, TypeError, ValueError) as exc:
-            finish(Error(errno.EPROTO, f"a message that is wrong: {exc!r}"))
+        except Exception as exc:
+            message.close()
+            finish(Error(errno.EPROTO, f"the worker cannot {body.get('verb')}: {exc!r}"))
+            raise
         finally:
             message.close()
 
@@ -253,7 +255,7 @@ class Worker:
             self._idle.cancel()
             self._idle = None
         if self._wire is None and not self.planes:
-            self._idle = self.loop.later(IDLE_SECONDS, self.loop.stop)
+            self._idle = self.loop.later(self._patience, self.loop.stop)
 
 
 def _event(key: str, event: PlaneEvent) -> dict[str, Any]:
@@ -300,7 +302,7 @@ def main(arguments: list[str]) -> int:
     hypervisor = hv.open(options["--hypervisor"], int(options["--backend-domid"]))
     listener = listen(path)
     inode = os.stat(path).st_ino
-    worker = Worker(loop, hypervisor, domid, listener)
+    worker = Worker(loop, hypervisor, domid, listener, float(options["--idle"]))
     if "--fd" in options:
         worker.adopt(socket.socket(fileno=int(options["--fd"])))
     signal.signal(signal.SIGTERM, lambda number, frame: loop.soon(worker.leave))

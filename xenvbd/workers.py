@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from xenvbd.wire import Message, Wire, close_all, peer
 
 RECONNECT_SECONDS = 0.5
 STOP_AGAIN_SECONDS = 1.0
+IDLE_SECONDS = 10.0                 # a worker without a disk and a manager lives on for so long
+MAX_DEATHS = 5                      # of a domain's worker in a minute
 COMMAND = (sys.executable, "-P", "-m", "xenvbd.worker")
 
 log = logging.getLogger("xenvbd.workers")
@@ -158,6 +162,8 @@ class Workers:
         self.loop, self.runtime = loop, runtime
         self.by_domid: dict[int, Worker] = {}
         self._leaving: set[Worker] = set()
+        self._deaths: dict[int, deque[float]] = {}      # when, by domain: a guest must not have us start them on and on
+        self.idle_seconds = IDLE_SECONDS
         self.on_event: Callable[[int, dict[str, Any]], None] = lambda domid, event: None
         self.on_exit: Callable[[Worker], None] = lambda worker: None
         self._options = [*command, "--hypervisor", hypervisor, "--backend-domid", str(backend_domid),
@@ -212,11 +218,16 @@ class Workers:
         self._leaving.clear()
 
     def _spawn(self, domid: int) -> Worker:
+        deaths = self._deaths.get(domid, deque())
+        if len(deaths) == MAX_DEATHS and time.monotonic() - deaths[0] < 60:
+            raise Error(errno.EAGAIN, f"the worker of domain {domid} died {MAX_DEATHS} times in a minute: "
+                        "not started again yet")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
                 child = subprocess.Popen(
-                    [*self._options, "--domid", str(domid), "--fd", str(theirs.fileno())],
+                    [*self._options, "--domid", str(domid), "--fd", str(theirs.fileno()),
+                     "--idle", str(self.idle_seconds)],
                     pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                     start_new_session=True, cwd="/", env=_environment())
         except OSError:
@@ -234,6 +245,7 @@ class Workers:
     def _exited(self, worker: Worker) -> None:
         if self.by_domid.get(worker.domid) is worker:
             del self.by_domid[worker.domid]
+            self._deaths.setdefault(worker.domid, deque(maxlen=MAX_DEATHS)).append(time.monotonic())
             _unlink(self.runtime.worker(worker.domid))
         self._leaving.discard(worker)
         self.on_exit(worker)

@@ -1,0 +1,239 @@
+"""The worker process, with a manager's end in the test and a guest driven by hand: no xenstore, no files opened."""
+import contextlib
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.guest import OKAY, READ, WRITE, Guest
+from tests.support.host import wait
+from xenvbd import disk, stats
+from xenvbd.features import Agreement, QueueAgreement
+from xenvbd.hv import sim
+from xenvbd.loop import Loop
+from xenvbd.runtime import Runtime
+from xenvbd.stats import Snapshot
+from xenvbd.workers import Workers
+
+KEY = "qdisk-1-51712"
+SETTINGS = {"discard": True, "barrier": False, "max_indirect": 256, "read_only": False, "logical_block_size": 512,
+            "max_buffer_bytes": 16 << 20}
+OPEN = {"read_only": False, "direct": None, "engine": "auto", "logical_block_size": 512, "discard": True}
+
+
+class Manager:
+    """What a manager has of a worker: its end of the socket and the runtime directory."""
+
+    def __init__(self, machine, runtime):
+        self.loop, self.runtime = Loop(), runtime
+        self.workers = Workers(self.loop, runtime, f"sim:{machine.dir}", 0)
+        self.events, self.exits = [], []
+        self.workers.on_event = lambda domid, event: self.events.append(event)
+        self.workers.on_exit = self.exits.append
+
+    def until(self, condition, seconds=20):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the condition never came true"
+            self.loop.run_once(0.05)
+
+    def call(self, verb, fds=(), **params):
+        results = []
+        self.workers.get(1).call(verb, results.append, fds, **params)
+        self.until(lambda: results)
+        return results[0]
+
+    def connect(self, guest, target="mem:1M", key=KEY, image=(), changes=None):
+        agreement = Agreement(1, 51712, guest.abi, (QueueAgreement(guest.ring_pages.refs, guest.port),))
+        files = self.runtime.new_queues(key, 1, stats.SIZE)
+        message = {"disk": key, "name": "web1:xvda", "target": target, "image": bool(image), "open": OPEN,
+                   "settings": SETTINGS, "agreement": agreement.to_json()} | (changes or {})
+        return self.call("connect", [*image, *files], **message)
+
+    def counters(self, key=KEY):
+        return Snapshot.of_files([self.runtime.stats(key, 0)])
+
+    def close(self):
+        for worker in list(self.workers.by_domid.values()):
+            os.kill(worker.pid, signal.SIGKILL)
+        self.until(lambda: not self.workers.running)
+        self.loop.close()
+
+
+@pytest.fixture
+def machine(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("m")
+    with sim.Machine.create(directory / "machine") as machine:
+        machine.add_domain(1)
+        yield machine
+
+
+def descriptors(pid):
+    """What a process has open, but for the machine's files, which stay as long as anybody needs it."""
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):        # that of the directory itself
+            found.append(os.readlink(fd))
+    return sorted(name for name in found if "/machine" not in name)
+
+
+@pytest.fixture
+def manager(machine, tmp_path):
+    before = len(descriptors("self"))
+    manager = Manager(machine, Runtime(tmp_path))
+    yield manager
+    manager.close()
+    assert len(descriptors("self")) <= before, "a descriptor was left open"
+
+
+@pytest.fixture
+def guest(machine):
+    guest = Guest(machine, 1)
+    yield guest
+    guest.close()
+
+
+def transfer(guest, operation=WRITE, sectors=(0,)):
+    """Requests of one page each, at these sectors; their statuses."""
+    pages = guest.pages(1)
+    return guest.do(*(guest.request(operation, sector, pages.segments(8)) for sector in sectors))
+
+
+def test_it_says_who_it_is_and_ps_shows_it(manager):
+    answer = manager.call("ping")
+    pid = manager.workers.get(1).pid
+    assert answer["pid"] == pid and answer["domid"] == 1
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == b"xenvbd-worker 1"
+
+
+def test_it_serves_what_it_is_handed_until_it_is_told_to_stop(manager, guest):
+    assert manager.connect(guest)["engine"] == "memory"
+    assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10 and transfer(guest, READ) == [OKAY]
+    assert manager.counters().ops["write"].ops == 10
+    assert manager.call("list") == {"disks": {KEY: "running"}}
+    assert manager.call("disconnect", disk=KEY) == {}
+    assert manager.call("list") == {"disks": {}}
+
+
+def test_an_image_is_unlocked_when_disconnect_is_answered(manager, guest, tmp_path):
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(1 << 20))
+    image = disk.open_image(str(path), read_only=False)
+    assert manager.connect(guest, str(path), image=[image.fd])["engine"] in ("uring", "threads")
+    assert transfer(guest) == [OKAY]
+    with pytest.raises(OSError, match="locked"):
+        disk.open_image(str(path), read_only=False)
+    manager.call("disconnect", disk=KEY, abandon=False)
+    disk.open_image(str(path), read_only=False).close()
+
+
+@pytest.mark.parametrize("changes, number", [
+    ({"target": "mem:x"}, errno.EINVAL), ({"image": True}, errno.EPROTO), ({"settings": {"discard": 1, "x": 2}}, None),
+    ({"agreement": {}}, None), ({"open": OPEN | {"engine": "uring"}}, errno.EINVAL)],
+    ids=["target", "descriptors", "settings", "agreement", "engine"])
+def test_a_wrong_order_is_refused_leaves_nothing_and_the_right_one_works(manager, guest, changes, number):
+    manager.call("ping")
+    pid = manager.workers.get(1).pid
+    before = descriptors(pid)
+    result = manager.connect(guest, changes=changes)
+    assert isinstance(result, OSError) and number in (None, result.errno)
+    assert descriptors(pid) == before
+    assert manager.connect(guest) == {"engine": "memory"} and transfer(guest) == [OKAY]
+
+
+def test_a_ring_that_cannot_be_mapped_is_refused_and_the_image_is_free_again(manager, guest, machine, tmp_path):
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(1 << 20))
+    machine.inject("map", after=0, status=-errno.EINVAL, count=1)
+    image = disk.open_image(str(path), read_only=False)
+    assert isinstance(manager.connect(guest, str(path), image=[image.fd]), OSError)
+    disk.open_image(str(path), read_only=False).close()
+    assert machine.mappings(1) == []
+
+
+def test_a_disk_is_connected_once(manager, guest):
+    manager.connect(guest)
+    assert manager.connect(guest).errno == errno.EBUSY
+    assert transfer(guest) == [OKAY]
+
+
+@pytest.mark.parametrize("verb, number", [("disconnect", errno.ENOENT), ("resume", errno.ENOENT),
+                                          ("frobnicate", errno.EOPNOTSUPP)])
+def test_what_cannot_be_done_is_an_error(manager, verb, number):
+    assert manager.call(verb, disk=KEY).errno == number
+
+
+def test_a_broken_ring_is_told(manager, guest):
+    manager.connect(guest)
+    with memoryview(guest.ring_pages) as ring:
+        ring[0:4] = (1 << 20).to_bytes(4, "little")         # req_prod
+    guest.evtchn.notify(guest.port)
+    manager.until(lambda: manager.events)
+    assert manager.events[0]["event"] == "quarantined" and manager.events[0]["disk"] == KEY
+
+
+def test_it_outlives_its_manager_and_a_later_one_goes_on(manager, guest, machine):
+    manager.connect(guest)
+    pid = manager.workers.get(1).pid
+    manager.workers.close()
+    assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10
+    later = Manager(machine, manager.runtime)
+    assert [worker.pid for worker in later.workers.find_all()] == [pid]
+    assert later.call("list") == {"disks": {KEY: "running"}}
+    assert later.call("disconnect", disk=KEY) == {}
+    later.workers.dismiss(1)
+    later.until(lambda: later.exits)
+    os.waitpid(pid, 0)
+    later.close()
+
+
+def test_it_ends_by_itself_without_a_disk_and_a_manager(manager):
+    manager.workers.idle_seconds = 0.2
+    pid = manager.call("ping")["pid"]
+    manager.workers.close()
+    assert os.waitpid(pid, 0) == (pid, 0)
+    assert not os.path.exists(manager.runtime.worker(1))
+
+
+def test_it_does_not_end_while_it_serves(manager, guest):
+    manager.connect(guest)
+    assert manager.call("stop").errno == errno.EBUSY
+    assert transfer(guest) == [OKAY]
+
+
+def test_sigterm_drains_and_ends_it(manager, guest):
+    manager.connect(guest)
+    transfer(guest)
+    os.kill(manager.workers.get(1).pid, signal.SIGTERM)
+    manager.until(lambda: manager.exits)
+
+
+def test_disks_of_a_domain_come_and_go_without_leaving_anything(manager, machine, guest):
+    worker = manager.call("ping")["pid"]
+
+    def resources():
+        return descriptors(worker), len(os.listdir(f"/proc/{worker}/task"))
+
+    before = resources()
+    for number in range(50):
+        assert manager.connect(guest, key=f"qdisk-1-{number}") == {"engine": "memory"}
+        assert transfer(guest) == [OKAY]
+        assert manager.call("disconnect", disk=f"qdisk-1-{number}") == {}
+        guest.close()
+        guest.__init__(machine, 1)
+    wait(lambda: resources() == before, f"{before} again")
+    assert machine.mappings(1) == []
+
+
+def test_a_manager_that_does_not_read_does_not_stop_the_disks(manager, guest):
+    """Its events are dropped, its connection stays."""
+    manager.connect(guest)
+    worker = manager.workers.get(1)
+    for _ in range(200):
+        worker.call("ping", lambda result: None)
+    assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10
+    manager.until(lambda: not worker._calls)
+    assert manager.call("list") == {"disks": {KEY: "running"}}
