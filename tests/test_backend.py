@@ -31,6 +31,10 @@ class FakeWorkers:
             self.by_domid[worker.domid] = worker
         return self.left
 
+    @property
+    def running(self):
+        return len(self.by_domid)
+
     def dismiss(self, domid):
         self.dismissed.append(domid)
 

@@ -45,7 +45,7 @@ class Device:
         self.view = View(created=self.created)
         options = host.options(self.name, f"{domid}:{devid}")
         self.options, self.properties = options, properties
-        self.engine, self.buffer_bytes = engine or options.engine, options.buffer_bytes
+        self.engine, self.buffer_bytes = engine, options.buffer_bytes
         self.serving: str | None = None             # the engine that serves it
         self.facts: DiskFacts | None = None
         self.medium: Medium | None = None
@@ -226,6 +226,8 @@ class Device:
                 self.properties = self.options.applied(self.areas.properties())
             if self.properties.target is None:
                 validate(self.properties, DiskFacts(0))
+            elif not self.engine:       # what is configured is for images; a sized target is its own engine
+                self.engine = self.options.engine if self.properties.target.scheme == "file" else "auto"
         except OSError as exc:
             self._unpublished(exc)
         else:
@@ -380,7 +382,7 @@ class Device:
         if self.medium is not None:
             then(self.medium)
             return
-        properties, policy = self._properties(), self.host.policy
+        properties, policy, engine = self._properties(), self.host.policy, self.engine
 
         def opened(result: Medium | OSError) -> None:
             if isinstance(result, OSError):
@@ -391,7 +393,7 @@ class Device:
                 then(result)
 
         self._give_up = self.host.helpers.run(
-            f"opening {properties.target}", lambda: Medium.open(properties, policy), opened,
+            f"opening {properties.target}", lambda: Medium.open(properties, policy, engine), opened,
             seconds=policy.open_seconds, dispose=Medium.close)
 
     def _has_areas(self) -> bool:

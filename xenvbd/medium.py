@@ -29,10 +29,12 @@ class Medium:
         self.facts, self._image = facts, image
 
     @classmethod
-    def open(cls, properties: Properties, policy: Policy) -> Medium:
-        """Open and lock the target; may take as long as its file system does.  Raises OSError."""
+    def open(cls, properties: Properties, policy: Policy, engine: str = "auto") -> Medium:
+        """Open and lock the target; may take as long as its file system does.  Raises OSError, also if the engine,
+        which is a worker's to start, could not serve it."""
         target = properties.target
         assert target is not None           # validate() has refused it
+        disk.choose(target, engine)
         if target.scheme == "file":
             image = _open_image(target.path, properties, policy)
             return cls(DiskFacts.of(image), image)

@@ -62,7 +62,8 @@ def _label(state: XenbusState | None) -> str:
 
 def _medium(device: Device) -> dict[str, Any]:
     properties, facts = device.properties, device.facts
-    fields: dict[str, Any] = {"size": None if facts is None else facts.size, "engine": device.serving or device.engine,
+    engine = device.serving or device.engine or None
+    fields: dict[str, Any] = {"size": None if facts is None else facts.size, "engine": engine,
                               "mode": None, "target": None, "features": {}}
     if properties is None:
         return fields

@@ -63,7 +63,7 @@ class Verbs:
         device.resume(lambda result: reply(result if isinstance(result, OSError) else self._shown(device)))
 
     def _attach(self, params: dict[str, Any], reply: Reply) -> None:
-        properties = self._properties(params)
+        properties, seconds = self._properties(params), _seconds(params, ATTACH_SECONDS)
         device = self.backend.create(properties, str(params.get("engine") or ""))
         waits = bool(params.get("wait", True))
 
@@ -72,11 +72,11 @@ class Verbs:
                 return device.error or Error(errno.EIO, "it was removed meanwhile", disk=device.name)
             return self._shown(device) if device.connected or (not waits and device.published) else None
 
-        self._wait(device, result, _seconds(params, ATTACH_SECONDS), reply)
+        self._wait(device, result, seconds, reply)
 
     def _detach(self, params: dict[str, Any], reply: Reply) -> None:
         device = self.backend.find(_text(params, "disk"))
-        force = bool(params.get("force"))
+        force, seconds = bool(params.get("force")), _seconds(params, DETACH_SECONDS)
         device.unplug(force)
         if not params.get("wait", True):
             reply(self._shown(device))
@@ -85,7 +85,7 @@ class Verbs:
         def result() -> Result | None:
             return {"disk": device.name} if device.gone else None
 
-        self._wait(device, result, _seconds(params, DETACH_SECONDS), reply,
+        self._wait(device, result, seconds, reply,
                    "" if force else "; detach --force does not wait for the guest")
 
     def _wait(self, device: Device, result: Callable[[], Result | None], seconds: float, reply: Reply,
@@ -146,7 +146,11 @@ def _seconds(params: dict[str, Any], default: float) -> float:
     value = params.get("timeout")
     if value is None:
         return default
-    return units.parse_duration(value) if isinstance(value, str) else float(value)
+    if isinstance(value, str):
+        return units.parse_duration(value)
+    if isinstance(value, int | float) and 0 <= value < 1e9:
+        return float(value)
+    raise PropertyError(errno.EINVAL, f"timeout {value!r}: expected seconds, or a text like '30s'")
 
 
 def _value(name: str, value: Any) -> Any:

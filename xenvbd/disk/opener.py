@@ -29,7 +29,7 @@ def open(target: Target, *, fd: int | None = None, read_only: bool = False, dire
     None: open and lock target.path here.  direct: see open_image().  engine: "auto" takes io_uring where this
     host allows it, else threads; a name insists.  Raises PropertyError, TargetError, ClaimError."""
     try:
-        name = _choose(target, engine)
+        name = choose(target, engine)
         if name in SIZED_ENGINES:
             return _sized(name, target, read_only, logical_block_size, discard)
         image = _image(target, fd, read_only, direct, logical_block_size)
@@ -40,8 +40,9 @@ def open(target: Target, *, fd: int | None = None, read_only: bool = False, dire
             os.close(fd)
 
 
-def _choose(target: Target, engine: str) -> str:
-    """The engine's name.  A scheme that is its own engine takes no other."""
+def choose(target: Target, engine: str) -> str:
+    """The name of the engine that open() takes, or the error that it raises.  A scheme that is its own engine takes
+    no other."""
     own = SIZED_SCHEMES.get(target.scheme)
     if own:
         if engine not in ("auto", own):
