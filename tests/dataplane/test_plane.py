@@ -141,6 +141,15 @@ def test_two_rings_with_full_queues_both_go_on(serve) -> None:
         thread.join()
 
 
+def test_a_ring_that_is_polled_is_served_without_events(serve) -> None:
+    served = serve(poll_ns=2_000_000_000)
+    data = os.urandom(PAGE)
+    for sector in range(0, 800, 8):
+        assert served.guest.write(sector, data) == OKAY
+        assert served.guest.read(sector, 8) == data
+    assert Snapshot.from_bytes(served.plane.statistics()[0]).counters["events_in"] <= 20
+
+
 def test_barriers_are_not_supported_unless_offered(serve) -> None:
     guest = serve().guest
     assert guest.do(guest.request(BARRIER, 0, guest.pages(1).segments())) == [EOPNOTSUPP]

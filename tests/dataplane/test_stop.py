@@ -154,6 +154,27 @@ def test_a_start_that_fails_leaves_nothing_behind(machine, guests, disk, bad: st
     plane.destroy()
 
 
+@pytest.mark.parametrize("op", ["open", "map", "bind"])
+def test_whichever_call_of_the_hypervisor_fails_a_start_undoes_the_rest(machine, guests, disk, op: str) -> None:
+    """The nth call fails, for each n until none is left to fail: then the start succeeds."""
+    guest, hypervisor = guests(order=2), machine.join(0)
+    opens_guest_memory(hypervisor, guest)
+    plane = DataPlane(hypervisor, disk)
+    before, failures = resources(), 0
+    while True:
+        machine.inject(op, failures, -12, domid=0)
+        try:
+            plane.start(guest.agreement)
+            break
+        except HypervisorError as error:
+            assert error.errno == 12
+        assert (plane.state, resources(), machine.mappings(guest.domid)) == ("stopped", before, [])
+        failures += 1
+    machine.clear_faults()
+    assert failures >= 1
+    plane.destroy()
+
+
 def test_a_thousand_starts_leave_no_descriptor_mapping_or_thread(serve, machine) -> None:
     served = serve()
     guest = served.guest

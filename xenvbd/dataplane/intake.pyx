@@ -53,10 +53,11 @@ cdef void count_pass(Queue q, uint32_t taken) noexcept nogil:
     """A guest that only rings, or only sends what is refused, is looked at a thousand times a second."""
     if q.good:
         q.fruitless = 0
-    elif taken or q.masked:
+    elif taken or q.rung:
         q.fruitless += 1
         if q.fruitless >= FRUITLESS:
             q.nap_until = now_ns() + NAP_NS
+    q.rung = False
 
 
 cdef void refuse(Queue q, work *w, int16_t status) noexcept nogil:

@@ -81,6 +81,7 @@ cdef class Queue:
     cdef int silence                # enum queue_silence
     cdef bint stopping
     cdef bint masked                # an event came, and the port is masked until the work is done
+    cdef bint rung                  # an event came, and the ring has not been looked at since
     cdef bint more                  # the ring had more than this pass took
     cdef bint eager                 # operations finish as soon as they are started
     cdef int registered             # 1: the engine has the buffers pinned; < 0: it would not take them

@@ -72,7 +72,7 @@ cdef void hear(Queue q) noexcept nogil:
     """Take the event.  The port stays masked until the work is done (XSA-332)."""
     while q.evtchn.c_pending() >= 0:
         q.stats.events_in += 1
-        q.masked = True
+        q.masked = q.rung = True
 
 
 cdef void empty_control(Queue q) noexcept nogil:
