@@ -60,6 +60,7 @@ def backend(b, *, kinds=("qdisk",), left=(), kernel="/nonexistent"):
                         lambda *names: DiskOptions(), kernel_backend=str(kernel))
     b.store.on_lost = lambda error: None
     b.backend.start()
+    b.until(lambda: b.backend.ready)
     b.settle()
     return b.backend
 

@@ -47,6 +47,7 @@ class Areas:
         self.backend = features.backend_path(backend_domid, kind, domid, devid)
         self.frontend = features.frontend_path(domid, devid)
         self.frontend_state = f"{self.frontend}/{features.STATE}"
+        self._unsure = False        # whether create() was carried out when the store went away
         self.published = False      # from then on a backend in state Initialising is somebody's new area
 
     def see(self) -> Seen:
@@ -71,11 +72,15 @@ class Areas:
             lambda name: tx.get(f"{self.frontend}/{name}"), properties))
 
     def create(self, properties: Properties, keys: dict[str, bytes]) -> None:
-        """Make both areas, complete, with the backend in InitWait.  ClaimError if either exists."""
+        """Make both areas, complete, with the backend in InitWait.  ClaimError if either exists.
+
+        If the store goes away meanwhile, call it again: whether the areas were made is found out then."""
         identity = features.identity_keys(properties, self.kind)
         theirs = features.frontend_keys(properties, self.backend_domid, self.kind)
 
         def write(tx: Transaction) -> None:
+            if self._unsure and _holds(tx, self.backend, identity | keys):
+                return
             for path in (self.backend, self.frontend):
                 if tx.exists(path):
                     raise ClaimError(errno.EEXIST, "the vdev is taken", path=path)
@@ -87,7 +92,11 @@ class Areas:
             _write_all(tx, self.backend, identity | keys)
             _write_state(tx, self.backend, XenbusState.INITWAIT)
 
-        self.store.transaction(write)
+        try:
+            self.store.transaction(write)
+        except StoreError:
+            self._unsure = not self.store.connected
+            raise
         self.published = True
 
     def publish(self, keys: dict[str, bytes]) -> None:
@@ -160,6 +169,10 @@ class Areas:
         if tx.get(f"{self.backend}/{features.FRONTEND_ID}") is None or state is None:
             return False
         return not (self.published and state == b"%d" % XenbusState.INITIALISING)
+
+
+def _holds(tx: Transaction, area: str, keys: dict[str, bytes]) -> bool:
+    return all(tx.get(f"{area}/{name}") == value for name, value in keys.items())
 
 
 def _write_all(tx: Transaction, area: str, keys: dict[str, bytes]) -> None:

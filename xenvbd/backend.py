@@ -55,7 +55,8 @@ class Backend:
         self._dirty: dict[Key, None] = {}
         self._scans: dict[tuple[str, int | None], None] = {}
         self._check_domains = False
-        self._scheduled = self._ready = False
+        self._scheduled = False
+        self.ready = False                  # what an earlier manager served was taken over
         self._orphans: set[Key] = set()
         self._watched: set[str] = set()
         self._turns: dict[Key, tuple[int, int]] = {}
@@ -113,9 +114,7 @@ class Backend:
         if self.store.exists(features.frontend_path(domid, devid)):
             raise ClaimError(errno.EEXIST, "the vdev is taken by a disk of another backend",
                              path=features.frontend_path(domid, devid))
-        device = self._new((kind, domid, devid), properties, engine)
-        device.realize()
-        return device
+        return self._new((kind, domid, devid), properties, engine)
 
     def served(self, domid: int) -> list[Device]:
         """The devices of a domain."""
@@ -137,17 +136,26 @@ class Backend:
         self._schedule()
 
     def _new(self, key: Key, properties: Properties | None = None, engine: str = "") -> Device:
+        """A device that is being realized."""
         _, domid, devid = key
         identity = domains.identity(self.store, domid)
         if identity is None:
             raise NoSuchDisk(errno.ENOENT, f"there is no domain {domid}")
         name = domains.disk_name(domains.name(self.store, domid), devid)
-        return self._add(key, Device(self.host, *key, domain=identity, name=name, properties=properties, engine=engine))
+        device = Device(self.host, *key, domain=identity, name=name, properties=properties, engine=engine)
+        self._begin(key, device, device.realize)
+        return device
 
-    def _add(self, key: Key, device: Device) -> Device:
+    def _begin(self, key: Key, device: Device, begin: Callable[[], None]) -> None:
+        """Keep a device, unless not even its beginning can be made."""
         event("xen_block_device_create", disk=device.name, number=device.devid)
         self.devices[key] = device
-        return device
+        try:
+            begin()
+        except OSError:
+            device.close()
+            self.devices.pop(key, None)
+            raise
 
     def _destroyed(self, device: Device) -> None:
         key = (device.areas.kind, device.domid, device.devid)
@@ -191,7 +199,7 @@ class Backend:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._ready:
+        if not self._scheduled and self.ready:
             self._scheduled = True
             self.loop.soon(self._round)
 
@@ -279,11 +287,9 @@ class Backend:
         event("xen_bus_backend_create", kind=kind, path=area)
         try:
             self._refuse_rival(kind)
-            device = self._new(key)
+            self._new(key)
         except (ClaimError, NoSuchDisk) as exc:
             log.warning("%s: %s", area, exc)
-            return
-        device.realize()
 
     def _drop_dead_domains(self) -> None:
         for domid in {key[1] for key in self.devices if key not in self._orphans}:
@@ -330,7 +336,7 @@ class Backend:
             return
         for key in serving:
             self._let_go(key)
-        self._ready = True
+        self.ready = True
         self._schedule()
 
     def _adopt(self, record: Record, serving: bool) -> None:
@@ -342,8 +348,8 @@ class Backend:
             self._watch_kind(record.kind)
         now = domains.identity(self.store, key[1])
         device = Device(self.host, *key, domain=record.domain, name=record.name)
-        device.adopt(record, serving)
-        log.info("%s: taken over, %s", self._add(key, device).name, device.view.backend.label)
+        self._begin(key, device, lambda: device.adopt(record, serving))
+        log.info("%s: taken over, %s", device.name, device.view.backend.label)
         if now != record.domain:
             device.domain_gone()
 

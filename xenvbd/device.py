@@ -239,6 +239,8 @@ class Device:
         try:
             validate(properties, medium.facts)
             keys = features.backend_keys(properties, medium.facts)
+            self.facts = medium.facts
+            self._save()            # first: a manager that dies now leaves nothing that the next knows nothing of
             if self.created and not self.areas.published:
                 self.areas.create(properties, keys)
             else:
@@ -251,13 +253,11 @@ class Device:
                 self.take(xenbus.BackendState(exc.state, online=False))
             self._unpublished(exc)
         else:
-            self.facts = medium.facts
             self._published()
 
     def _published(self) -> None:
         properties, facts = self._properties(), self.facts
         assert facts is not None
-        self._save()
         if properties.device_type == "cdrom":
             event("xen_cdrom_realize", disk=self.name)
         else:
@@ -278,6 +278,7 @@ class Device:
         if self.medium is not None:
             self.medium.close()
             self.medium = None
+        self.host.runtime.forget(self.key)
         self.error = exc
         self.take(xenbus.PublishFailed(str(exc)))
 
@@ -299,6 +300,7 @@ class Device:
                                   f"and {self.facts.size} were published; detach and attach the disk")
             worker = self._worker = self.host.worker(self.domid)
             files = self.host.runtime.new_queues(self.key, len(agreement.queues), stats.SIZE)
+            self._save()
         except OSError as exc:
             self._unconnected(exc)
             return
@@ -316,7 +318,6 @@ class Device:
             return
         self.error = None
         self.serving = str(result.get("engine", self.engine))
-        self._save()
         self._say(logging.INFO, "connected: %s", self._describe())
         self.take(xenbus.PlaneStarted())
 

@@ -44,6 +44,22 @@ def stop(guest):
     return result
 
 
+def make_areas(store, back, front, params):
+    """What libxl writes for a disk of domain 1, in one transaction."""
+    def add(tx):
+        for area, perms in ((back, ["n0", "r1"]), (front, ["n1", "r0"])):
+            tx.mkdir(area)
+            tx.set_perms(area, perms)
+        for name, value in {"frontend": front, "params": params, "frontend-id": "1", "online": "1", "removable": "0",
+                            "bootable": "1", "state": "1", "dev": "xvda", "type": "qdisk", "mode": "w",
+                            "device-type": "disk", "discard-enable": "1"}.items():
+            tx.write(f"{back}/{name}", value)
+        for name, value in {"backend": back, "backend-id": "0", "state": "1", "virtual-device": str(DEVID),
+                            "device-type": "disk"}.items():
+            tx.write(f"{front}/{name}", value)
+    store.transaction(add)
+
+
 # Serving
 
 def test_what_a_guest_writes_is_in_the_image_and_a_detach_leaves_nothing(host):
@@ -116,19 +132,7 @@ def test_a_toolstack_s_disk_is_served_and_removed_as_libxl_does_it(host):
     image = host.image()
     back, front = f"/local/domain/0/backend/qdisk/1/{DEVID}", f"/local/domain/1/device/vbd/{DEVID}"
     with Store(f"{host.directory}/store.0") as store:
-        def add(tx):
-            tx.mkdir(back)
-            tx.set_perms(back, ["n0", "r1"])
-            for name, value in {"frontend": front, "params": f"aio:{image}", "frontend-id": "1", "online": "1",
-                                "removable": "0", "bootable": "1", "state": "1", "dev": "xvda", "type": "qdisk",
-                                "mode": "w", "device-type": "disk", "discard-enable": "1"}.items():
-                tx.write(f"{back}/{name}", value)
-            tx.mkdir(front)
-            tx.set_perms(front, ["n1", "r0"])
-            for name, value in {"backend": back, "backend-id": "0", "state": "1", "virtual-device": str(DEVID),
-                                "device-type": "disk"}.items():
-                tx.write(f"{front}/{name}", value)
-        store.transaction(add)
+        make_areas(store, back, front, f"aio:{image}")
         guest = load(host, 1, "--count", 500)
         assert guest.finish()["verified"] > 0
         store.transaction(lambda tx: (tx.write(f"{back}/online", "0"), tx.write(f"{back}/state", "5")))
@@ -224,6 +228,44 @@ def test_everything_ends_with_the_manager_if_it_was_told_so(host):
     assert host.manager.wait(20) == 0
     wait(lambda: not os.path.exists(f"/proc/{worker}/cwd"), "the worker has ended")
     guest.kill()
+
+
+def test_a_worker_that_hangs_delays_nobody_else_and_no_list(host):
+    victim, other = attach_two(host)
+    pid = host.worker(1)
+    os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    assert len(host.client.call("list")["disks"]) == 2
+    host.attach(2, "mem:1M", vdev="xvdb", wait=False)
+    load(host, 2, "--count", 100, devid=51728).finish()
+    with pytest.raises(Error, match="still with the storage"):
+        host.client.call("detach", disk="1:xvda", force=True, timeout=0.2)
+    assert time.monotonic() - started < 10 and progresses(host, 2)
+    os.kill(pid, signal.SIGCONT)
+    wait(lambda: len(host.client.call("list")["disks"]) == 2, "the disk that was to be detached is gone")
+    stop(other)
+    victim.kill()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_an_area_removed_at_any_moment_of_a_disk_s_life_stays_removed(host, seed):
+    """The toolstack makes and removes areas while a guest connects and the manager writes."""
+    generator = random.Random(seed)
+    back, front = f"/local/domain/0/backend/qdisk/1/{DEVID}", f"/local/domain/1/device/vbd/{DEVID}"
+    with Store(f"{host.directory}/store.0") as store:
+        for _ in range(40):
+            make_areas(store, back, front, "mem:1M")
+            guest_writes = [(front, "ring-ref", "8"), (front, "event-channel", "9"), (front, "state", "3")]
+            for area, name, value in guest_writes[:generator.randrange(4)]:
+                store.write(f"{area}/{name}", value)
+            time.sleep(generator.random() * 0.01)
+            store.rm(back)
+            for _ in range(3):
+                time.sleep(generator.random() * 0.005)
+                assert not store.exists(back), "a removed area came back"
+            store.rm(front)
+        wait(lambda: host.client.call("list") == {"disks": []}, "all is forgotten")
+        assert not store.exists(back)
 
 
 @pytest.mark.slow

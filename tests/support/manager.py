@@ -31,6 +31,7 @@ class FakeWorker:
         self.loop = loop
         self.calls, self.fail, self.hold, self.held = [], {}, set(), []
         self.planes = set()
+        self.epoch = 0              # raised when a manager dies: who called before is not answered
 
     def call(self, verb, done, fds=(), **params):
         self.calls.append(verb)
@@ -41,10 +42,16 @@ class FakeWorker:
         else:
             result = {}
             (self.planes.add if verb == "connect" else self.planes.discard)(params["disk"])
+        epoch = self.epoch
+
+        def answer():
+            if epoch == self.epoch:
+                done(result)
+
         if verb in self.hold:
-            self.held.append(lambda: done(result))
+            self.held.append(answer)
         else:
-            self.loop.soon(lambda: done(result))
+            self.loop.soon(answer)
 
 
 class Guest:

@@ -13,6 +13,7 @@ class Faults:
         self.conflicts = 0              # commits to be answered EAGAIN
         self.drop_after: int | None = None      # requests still to be answered before a client is dropped
         self.drop_domid: int | None = None      # only requests of this domain count for drop_after
+        self.drop_done = False          # the request that is not answered is carried out all the same
         self.delay = 0.0                # seconds before an answer
         self.delays = 0                 # requests still to be delayed so
 

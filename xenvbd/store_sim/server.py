@@ -245,7 +245,8 @@ class SimStore:
         try:
             while not client.paused_until and (request := connection.next_request()):
                 if faults.drop(connection.domid):
-                    raise BadClient
+                    self._drop(client, request if faults.drop_done else None)
+                    return
                 if pause := faults.pause():
                     client.paused_until = time.monotonic() + pause
                     connection.put_back(request)
@@ -255,6 +256,14 @@ class SimStore:
         except BadClient:
             self._send(client)
             self._disconnect(client)
+
+    def _drop(self, client: Client, request: tuple[int, int, int, bytes] | None) -> None:
+        """Disconnect a client instead of answering its request, which is carried out or not."""
+        self._send(client)
+        if request is not None:
+            handle(self.daemon, client.connection, *request)
+            self._follow()
+        self._disconnect(client)
 
     def _resume(self) -> None:
         """Answer the requests whose delay is over."""
