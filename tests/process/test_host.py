@@ -161,7 +161,7 @@ def test_a_killed_manager_leaves_the_guests_served_and_the_next_takes_over(host)
     guests = attach_two(host)
     workers = [host.worker(1), host.worker(2)]
     host.manager.kill()
-    host.manager.wait()
+    host.manager.wait(30)
     before = [guest.events("progress")[-1]["ops"] if guest.events("progress") else 0 for guest in guests]
     wait(lambda: all(guest.events("progress")[-1:] and guest.events("progress")[-1]["ops"] > ops
                      for guest, ops in zip(guests, before, strict=True)), "the guests go on")
@@ -190,7 +190,7 @@ def test_a_manager_that_is_stopped_politely_leaves_the_guests_served_too(host):
 def test_a_killed_store_stops_nobody_and_is_used_again_when_it_is_back(host):
     guests = attach_two(host)
     host.store.kill()
-    host.store.wait()
+    host.store.wait(30)
     wait(lambda: not host.client.call("ping")["store"], "the manager has noticed")
     for domid in (1, 2):
         assert progresses(host, domid)
@@ -219,7 +219,7 @@ def test_a_killed_worker_harms_its_own_guest_only_and_new_disks_of_that_guest_wo
 
 def test_everything_ends_with_the_manager_if_it_was_told_so(host):
     host.manager.kill()
-    host.manager.wait()
+    host.manager.wait(30)
     host.start_manager(STOP_WORKERS="1")
     host.attach(1, "mem:1M", wait=False)
     guest = load(host, 1, "--seconds", "60s", "--hold")
@@ -278,7 +278,7 @@ def test_kills_at_random_moments_never_harm_the_bystander(host, seed):
 
     def kill_manager():
         host.manager.kill()
-        host.manager.wait()
+        host.manager.wait(30)
         host.start_manager()
         wait(lambda: any(disk["domid"] == 2 for disk in host.client.call("list")["disks"]), "taken over")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -70,7 +71,7 @@ class GuestProcess:
 
     def kill(self):
         self.process.kill()
-        self.process.wait()
+        self.process.wait(30)
 
 
 class SimHost:
@@ -97,6 +98,7 @@ class SimHost:
         domains = ",".join(map(str, self.domids))
         command = [sys.executable, "-m", "xenvbd.store_sim", self.directory, "--domains", domains]
         self.store = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log)
+        assert select.select([self.store.stdout], [], [], 30)[0], f"the store does not start: {self.text()}"
         assert self.store.stdout.readline() == b"ready\n"
         self.store.stdout.close()
 
@@ -137,7 +139,7 @@ class SimHost:
         for process in filter(None, processes):
             if process.poll() is None:
                 process.kill()
-                process.wait()
+                process.wait(30)
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
