@@ -22,7 +22,8 @@ from types import TracebackType
 
 DOM0 = "dom0_mem=2048M,max:2048M dom0_max_vcpus=1 com1=115200,8n1 console=com1 loglvl=warning"
 # SMAP makes dom0 fault under TCG 7.2, RDTSCP makes PVH guests loop.
-QEMU = ["qemu-system-x86_64", "-cpu", "max,-smap,-rdtscp", "-smp", "2", "-m", "4096", "-display", "none", "-no-reboot", "-nic", "none"]
+QEMU = ["qemu-system-x86_64", "-cpu", "max,-smap,-rdtscp", "-smp", "2", "-m", "4096", "-display", "none", "-no-reboot",
+        "-nic", "none"]
 SNAPSHOT = "dom0-ready"
 BOOT_SECONDS = 240
 
@@ -103,7 +104,8 @@ class Machine:
             self._resume(self._snapshot())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self._stop()
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -136,14 +138,17 @@ class Machine:
         self.dom0("true")
 
     def _start(self, overlay: Path, *extra: str) -> None:
-        tcg = ["-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"] if self.icount else ["-accel", "tcg,thread=multi"]
+        tcg = ["-accel", "tcg,thread=multi"]
+        if self.icount:
+            tcg = ["-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]
+        root = "root=/dev/vda rw console=hvc0 init=/sbin/test-init quiet"
         console, monitor = self.workdir / "console.sock", self.workdir / "monitor.sock"
         for path in (console, monitor):
             path.unlink(missing_ok=True)
         self._qemu = subprocess.Popen(
-            [*QEMU, *tcg, "-serial", f"unix:{console},server=on,wait=off", "-monitor", f"unix:{monitor},server=on,wait=off",
-             "-kernel", str(self.images / "xen"), "-append", DOM0,
-             "-initrd", f"{self.images}/vmlinuz root=/dev/vda rw console=hvc0 init=/sbin/test-init quiet,{self.images}/initrd.img",
+            [*QEMU, *tcg, "-serial", f"unix:{console},server=on,wait=off",
+             "-monitor", f"unix:{monitor},server=on,wait=off", "-kernel", str(self.images / "xen"), "-append", DOM0,
+             "-initrd", f"{self.images}/vmlinuz {root},{self.images}/initrd.img",
              "-drive", f"file={overlay},format=qcow2,if=virtio,cache=unsafe", *extra],
             stdin=subprocess.DEVNULL, stderr=(self.workdir / "qemu.log").open("wb"))
         self._console = Line(console, self.workdir / "console.log")
@@ -163,7 +168,7 @@ class Machine:
     # -- use ----------------------------------------------------------------------------------------------------
 
     def dom0(self, command: str, timeout: float = 60, check: bool = True) -> str:
-        """Run a shell command in dom0; what it printed (both streams).  CommandFailed unless it exits 0 or check is off."""
+        """Run a shell command in dom0; what it printed.  CommandFailed unless it exits 0 or check is off."""
         mark = secrets.token_hex(6)
         # The mark is typed in two parts, so that an echo of the command cannot be taken for its end.
         self._console.send(f"{{ {command}\n}} 2>&1; echo {mark[:4]}''{mark[4:]} $?\n")
@@ -181,10 +186,11 @@ class Machine:
         self.dom0(f"for i in $(seq 100); do [ -b {device} ] && break; sleep 0.1; done; [ -b {device} ]")
         return device
 
-    def guest(self, name: str, *, kind: str = "pv", disks: tuple[str, ...] = (), memory: int = 448, arguments: str = "",
-              extra: str = "", timeout: float = 120) -> Guest:
-        """Create a guest with xl and wait for its shell.  disks: xl's disk specifications; extra: further xl.cfg lines."""
-        config = "\n".join([f'name="{name}"', f'type="{kind}"', f"memory={memory}", "vcpus=1", 'kernel="/guest/vmlinuz"',
+    def guest(self, name: str, *, kind: str = "pv", disks: tuple[str, ...] = (), memory: int = 448,
+              arguments: str = "", extra: str = "", timeout: float = 120) -> Guest:
+        """Create a guest with xl and wait for its shell.  disks: xl's disk specifications; extra: xl.cfg lines."""
+        config = "\n".join([f'name="{name}"', f'type="{kind}"', f"memory={memory}", "vcpus=1",
+                            'kernel="/guest/vmlinuz"',
                             'ramdisk="/guest/initrd.img"', f'extra="console=hvc0 quiet {arguments}"',
                             f"disk={list(disks)!r}", 'on_crash="destroy"', extra])
         self.dom0(f"cat > /tmp/{name}.cfg <<'EOF'\n{config}\nEOF\nxl create -q /tmp/{name}.cfg", timeout)
