@@ -1,5 +1,6 @@
 """The two areas of a vbd in xenstore: complete when they are seen, and never brought back once removed."""
 import errno
+import os
 import random
 import tempfile
 import threading
@@ -156,6 +157,20 @@ def test_removing_takes_the_frontend_along_only_if_it_is_ours(areas, properties,
     store.write(f"{FRONTEND}/backend", "/local/domain/9/backend/vbd/7/51712")
     areas.remove(frontend=True)
     assert store.exists(FRONTEND) and not store.exists(BACKEND)
+
+
+def test_removing_the_last_of_a_guest_s_areas_leaves_no_empty_directory(areas, properties, store):
+    areas.create(properties, {})
+    areas.remove(frontend=True)
+    assert not store.exists(os.path.dirname(BACKEND))
+
+
+def test_removing_one_of_several_areas_leaves_the_others(areas, properties, store):
+    areas.create(properties, {})
+    other = f"{os.path.dirname(BACKEND)}/51728"
+    store.write(f"{other}/state", b"4")
+    areas.remove(frontend=True)
+    assert store.exists(other)
 
 
 @pytest.mark.parametrize("closing, state", [(True, b"5"), (False, b"1")])

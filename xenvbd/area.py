@@ -139,10 +139,16 @@ class Areas:
         self._guarded(write)
 
     def remove(self, *, frontend: bool) -> None:
-        """Remove the backend's area, if it is still the one we know, and the frontend's with it if asked."""
+        """Remove the backend's area, if it is still the one we know.  frontend: the areas were made by us, so what is
+        ours of the frontend's goes with it, and so does the directory above the backend's if nothing is left in it."""
         def remove(tx: Transaction) -> None:
             tx.rm(self.backend)
-            if frontend and tx.get(f"{self.frontend}/{features.BACKEND}") == self.backend.encode():
+            if not frontend:
+                return
+            above = self.backend.rpartition("/")[0]
+            if not tx.ls(above):
+                tx.rm(above)
+            if tx.get(f"{self.frontend}/{features.BACKEND}") == self.backend.encode():
                 tx.rm(self.frontend)
         try:
             self._guarded(remove)
