@@ -64,14 +64,17 @@ cdef class Session:
             raise MemoryError
         self.memory = <char *>memory
         madvise(memory, depth * slot_bytes, MADV_HUGEPAGE)
-        _check(self.queue.attach(), "attach")
+        cdef int rc
+        with nogil:
+            rc = self.queue.attach()
+        _check(rc, "attach")
         self.attached = True
         if register:
-            self.queue.register_buffer(memory, depth * slot_bytes)
+            with nogil:
+                self.queue.register_buffer(memory, depth * slot_bytes)
 
     def __dealloc__(self):
-        if self.attached:
-            self.queue.detach()
+        self._detach()
         if self.memory != NULL:
             munmap(self.memory, self.depth * self.slot_bytes)
         free(self.ops)
@@ -85,8 +88,12 @@ cdef class Session:
 
     def close(self):
         """Detach.  The disk stays open."""
+        self._detach()
+
+    cdef _detach(self):
         if self.attached:
-            self.queue.detach()
+            with nogil:
+                self.queue.detach()
             self.attached = False
 
     # One operation at a time; each raises OSError.
@@ -128,7 +135,8 @@ cdef class Session:
         if op == "write" and item.length:
             data = what
             memcpy(memory, &data[0], item.length)
-        self.queue.submit(item)
+        with nogil:
+            self.queue.submit(item)
         return slot
 
     cdef _split(self, disk_op *item, char *memory, segments):
@@ -167,16 +175,21 @@ cdef class Session:
 
     cdef dict _reap(self):
         cdef disk_op *done[BATCH]
-        cdef int i, n
-        _check(self.queue.enter(), "enter")
-        n = self.queue.reap(done, BATCH)
+        cdef int i, n, rc
+        with nogil:
+            rc = self.queue.enter()
+            n = self.queue.reap(done, BATCH)
+        _check(rc, "enter")
         return {<size_t>done[i].owner: done[i].result for i in range(n)}
 
     # What the queue says besides.
 
     def watch(self, int fd, unsigned tag):
         """Let sleep() watch a descriptor."""
-        _check(self.queue.watch(fd, tag), "watch")
+        cdef int rc
+        with nogil:
+            rc = self.queue.watch(fd, tag)
+        _check(rc, "watch")
 
     def sleep(self, double timeout=-1):
         """DiskQueue.sleep(): the set of tags that are readable."""
@@ -191,7 +204,10 @@ cdef class Session:
     @property
     def system_calls(self):
         """System calls that the queue has made."""
-        return self.queue.system_calls()
+        cdef uint64_t calls
+        with nogil:
+            calls = self.queue.system_calls()
+        return calls
 
     def load(self, double seconds, *, size_t block=4096, unsigned depth=0, str op="read", unsigned chunk=0,
              uint64_t seed=1, uint64_t count=0):
