@@ -188,6 +188,12 @@ def test_a_frontend_that_resumes_has_its_new_ring_connected_while_we_stay_connec
     assert (view.backend, words) == (CONNECTED, "Disconnect Connect Connected")
 
 
+def test_a_resumed_frontend_whose_new_ring_fails_is_not_tried_again_and_again() -> None:
+    view, words = play(SERVING, F(INITIALISED), STOPPED, PlaneFailed("no such grant"))
+    assert (view.plane, words) == (Plane.NONE, "Disconnect Connect ReportError")
+    assert play(view, F(CONNECTED), STARTED)[1] == "Connect ClearError Connected"
+
+
 def test_a_frontend_that_takes_closing_back_is_connected_anew() -> None:
     assert play(SERVING, F(CLOSING), F(CONNECTED), STOPPED, STARTED)[1] == \
         "Closing Disconnect Closed InitWait Connect Connected"
