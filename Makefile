@@ -6,12 +6,13 @@ SOURCES := $(shell find xenvbd include -name '*.pyx' -o -name '*.pxd' -o -name '
 DEMO := --guests 2 --seconds 5
 BENCH :=
 
-.PHONY: help setup build build-debian demo test lint bench coverage clean
+.PHONY: help setup build build-debian demo test lint bench coverage fuzz clean
 
 help:
 	@echo "make demo      install what is needed, build, and run two disks on the simulated machine, every byte checked"
 	@echo "make test      all tests that need no hypervisor"
 	@echo "make lint      ruff, mypy, cython-lint"
+	@echo "make fuzz      libFuzzer and atheris on everything that parses what a guest or a client wrote, 60 s a target"
 	@echo "make bench     xenvbd beside fio on the same file, as a ratio"
 	@echo "make coverage  line coverage of the Python and the Cython layers"
 	@echo "make build     compile the Cython modules in place; make build-debian: with Debian's Cython, in build/debian"
@@ -43,6 +44,11 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	PATH=$(CURDIR)/.venv/bin:$$PATH cython-lint xenvbd
+
+# Each target for FUZZ seconds; tests/fuzz/fuzz SECONDS TARGET... for longer.
+FUZZ := 60
+fuzz: setup
+	tests/fuzz/fuzz $(FUZZ)
 
 bench: build
 	@$(PYTHON) scripts/bench-fio $(BENCH)
