@@ -89,6 +89,43 @@ def test_closed_may_be_written_whatever_a_toolstack_wrote(areas, store):
     assert store.read(f"{BACKEND}/state") == b"6"
 
 
+def test_libxl_gets_its_copy_of_an_area_that_we_create_and_loses_it_with_it(areas, properties, store):
+    areas.create(properties, backend_keys(properties, FACTS))
+    copy = {name: store.read(f"/libxl/7/device/vbd/51712/{name}") for name in ("backend", "frontend", "type", "mode")}
+    assert copy == {"backend": BACKEND.encode(), "frontend": FRONTEND.encode(), "type": b"qdisk", "mode": b"w"}
+    areas.remove(frontend=True)
+    for path in ("/libxl/7/device/vbd", "/local/domain/7/device/vbd", "/local/domain/0/backend/qdisk/7"):
+        assert not store.exists(path)
+
+
+def test_without_libxl_it_gets_no_copy(areas, properties, store):
+    store.rm("/libxl")
+    areas.create(properties, {})
+    assert not store.exists("/libxl")
+
+
+def test_another_disk_of_the_guest_keeps_the_directories(areas, properties, store):
+    areas.create(properties, {})
+    store.write("/libxl/7/device/vbd/51728/dev", "xvdb")
+    areas.remove(frontend=True)
+    assert store.ls("/libxl/7/device/vbd") == ["51728"] and not store.exists(FRONTEND)
+
+
+def test_the_frontends_area_goes_also_if_the_backends_went_before(areas, properties, store):
+    areas.create(properties, {})
+    store.rm(BACKEND)
+    areas.remove(frontend=True)
+    assert not store.exists(FRONTEND) and not store.exists("/libxl/7/device/vbd")
+
+
+def test_an_area_that_another_backend_has_taken_is_not_published(areas, store):
+    toolstack(store)
+    store.write(f"{BACKEND}/state", "2")
+    with pytest.raises(Gone, match="another backend"):
+        areas.publish({"sectors": b"1"})
+    assert not store.exists(f"{BACKEND}/sectors")
+
+
 def test_a_vdev_that_is_taken_is_refused_by_name_and_left_as_it_is(areas, properties, store):
     toolstack(store)
     with pytest.raises(ClaimError, match="taken"):
@@ -215,7 +252,7 @@ def test_an_area_removed_at_any_moment_is_never_resurrected(areas, machine, stor
         try:
             generator.choice(writes)()
         except StoreError as exc:
-            assert exc.errno in (errno.ENOENT, errno.EAGAIN)
+            assert exc.errno in (errno.ENOENT, errno.EAGAIN, errno.EBUSY)
     thread.join()
     assert not failures and not Path(machine.path(0)).is_dir()
 

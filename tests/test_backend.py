@@ -4,11 +4,13 @@ import itertools
 import pytest
 
 from tests.support.manager import BACKEND, FRONTEND, FakeWorker, bench
+from xenvbd import claims, libxl
 from xenvbd.backend import REFRESHES, Backend
 from xenvbd.config import DiskOptions
 from xenvbd.errors import ClaimError, NoSuchDisk
-from xenvbd.medium import Policy
+from xenvbd.medium import Medium, Policy
 from xenvbd.properties import Properties
+from xenvbd.rivals import Rival
 from xenvbd.store import Store
 from xenvbd.target import parse as parse_target
 from xenvbd.vdev import parse as parse_vdev
@@ -52,12 +54,12 @@ def b(tmp_path):
         made.backend.close()
 
 
-def backend(b, *, kinds=("qdisk",), left=(), kernel="/nonexistent"):
+def backend(b, *, kinds=("qdisk",), left=(), rival=lambda kind, domid: None):
     """A Backend that has started."""
     workers = FakeWorkers(b.loop)
     workers.left = list(left)
     b.backend = Backend(b.loop, b.store, b.runtime, workers, Policy(), kinds,
-                        lambda *names: DiskOptions(), kernel_backend=str(kernel))
+                        lambda *names: DiskOptions(), rival=rival)
     b.store.on_lost = lambda error: None
     b.backend.start()
     b.until(lambda: b.backend.ready)
@@ -109,9 +111,91 @@ def test_an_area_of_another_kind_is_left_alone(b):
     assert b.node("state") == "1"
 
 
-def test_the_kernel_s_backend_is_named_instead_of_fought_for_its_disks(b, tmp_path):
+def test_a_kind_that_a_rival_has_is_refused_by_its_name(b):
     with pytest.raises(ClaimError, match="xen-blkback"):
-        backend(b, kinds=("vbd",), kernel=tmp_path)
+        backend(b, kinds=("vbd",), rival=lambda kind, domid: Rival("the kernel's xen-blkback", "unload it"))
+
+
+def test_a_guest_whose_disks_a_rival_serves_is_left_to_it(b, monkeypatch):
+    monkeypatch.setattr(claims, "REPORT_SECONDS", 0.05)
+    backend(b, rival=lambda kind, domid: Rival("QEMU (process 9)", "x") if domid == 7 else None)
+    toolstack(b)
+    b.until(lambda: b.backend.claims.refused)
+    b.toolstack.write(f"{BACKEND}/state", "2")                  # QEMU has taken it
+    b.settle()
+    assert not b.backend.devices and b.node("hotplug-error") is None
+
+
+def test_a_toolstack_is_told_of_a_disk_that_nobody_serves(b, monkeypatch):
+    monkeypatch.setattr(claims, "REPORT_SECONDS", 0.05)
+    backend(b, rival=lambda kind, domid: Rival("QEMU (process 9)", "x") if domid == 7 else None)
+    toolstack(b)
+    b.until(lambda: b.node("hotplug-status") == "error")
+    assert "QEMU (process 9)" in b.node("hotplug-error")
+
+
+def test_what_was_refused_is_served_after_a_reload_without_the_rival(b):
+    found = [Rival("QEMU (process 9)", "x")]
+    backend(b, rival=lambda kind, domid: found[0] if domid == 7 and found else None)
+    toolstack(b)
+    b.until(lambda: b.backend.claims.refused)
+    found.clear()
+    b.backend.claim(("qdisk",))
+    b.until(lambda: b.node("state") == "2")
+
+
+def test_a_kind_is_claimed_or_let_go_by_a_reload_and_disks_stay(b):
+    backend(b, kinds=("vbd3",))
+    toolstack(b)
+    b.settle()
+    b.backend.claim(("qdisk",))
+    b.until(lambda: b.node("state") == "2")
+    b.backend.claim(("vbd3",))
+    toolstack(b, devid=51728)
+    b.settle()
+    assert [key[2] for key in b.backend.devices] == [51712]
+
+
+def test_a_reload_with_a_rival_changes_nothing(b):
+    backend(b, rival=lambda kind, domid: Rival("tapback", "x") if kind == "vbd3" else None)
+    with pytest.raises(ClaimError, match="tapback"):
+        b.backend.claim(("qdisk", "vbd3"))
+    assert b.backend.kinds == ("qdisk",)
+
+
+def test_an_area_that_another_backend_was_faster_with_is_left_as_it_is(b, monkeypatch):
+    opening = Medium.open
+
+    def slow(*args):
+        with Store(b.sim.path(0)) as qemu:
+            qemu.write(f"{BACKEND}/state", "2")
+        return opening(*args)
+
+    monkeypatch.setattr(Medium, "open", slow)
+    backend(b)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2" and not b.backend.devices)
+    assert b.node("sectors") is None and b.node("hotplug-error") is None
+
+
+def test_a_disk_of_ours_is_of_the_kind_that_every_xl_knows(b):
+    backend(b, kinds=("vbd3",))
+    b.backend.create(asked())
+    b.until(lambda: b.node("state") == "2")
+    assert b.node("type") == "qdisk"
+
+
+def test_pv_guests_may_be_given_disks_by_xl_if_qdisk_is_claimed(b):
+    backend(b)
+    b.until(lambda: b.toolstack.exists(libxl.device_model(7)))
+
+
+def test_an_hvm_guests_own_qemu_keeps_its_disks(b):
+    b.toolstack.write("/libxl/7/type", "hvm")
+    backend(b)
+    toolstack(b)
+    b.until(lambda: b.backend.claims.refused)
+    assert not b.toolstack.exists(libxl.device_model(7)) and "HVM" in next(iter(b.backend.claims.refused.values()))
 
 
 def test_a_failed_device_is_tried_again_when_its_area_is_made_again(b):

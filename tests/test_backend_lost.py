@@ -70,7 +70,7 @@ def new_manager(b, worker):
     workers.left = [worker]
     b.store.on_lost = lambda error: None
     made = Backend(b.loop, b.store, b.runtime, workers, Policy(), ("qdisk",), lambda *names: DiskOptions(),
-                   kernel_backend="/nonexistent")
+                   rival=lambda kind, domid: None)
     made.start()
     b.until(lambda: made.ready)
     return made

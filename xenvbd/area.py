@@ -1,4 +1,5 @@
-"""The two areas of one vbd in xenstore, and every way in which we read or write them.
+"""The areas of one vbd in xenstore, the backend's, the frontend's and libxl's copy, and every way in which we read or
+write them.
 
 A write makes a node that is missing, so a bare one would bring a removed area back to life, with nobody to remove it
 again.  Each is therefore made in a transaction that looks first; Gone says that the area is not ours any more.
@@ -15,6 +16,7 @@ from xenvbd.features import Agreement, Properties
 from xenvbd.store import Store, Transaction
 from xenvbd.xenbus import XenbusState, parse_state
 
+_NEW = XenbusState.INITIALISING
 MAX_ERROR = 500                     # bytes of an error node; a guest reads it, xenstored bounds it
 
 
@@ -47,7 +49,8 @@ class Areas:
         self.backend = features.backend_path(backend_domid, kind, domid, devid)
         self.frontend = features.frontend_path(domid, devid)
         self.frontend_state = f"{self.frontend}/{features.STATE}"
-        self._unsure = False        # whether create() was carried out when the store went away
+        self.libxl = features.libxl_path(domid, devid)
+        self._unsure = False        # whether create() or publish() was carried out when the store went away
         self.published = False      # from then on a backend in state Initialising is somebody's new area
 
     def see(self) -> Seen:
@@ -72,11 +75,13 @@ class Areas:
             lambda name: tx.get(f"{self.frontend}/{name}"), properties))
 
     def create(self, properties: Properties, keys: dict[str, bytes]) -> None:
-        """Make both areas, complete, with the backend in InitWait.  ClaimError if either exists.
+        """Make both areas, complete, with the backend in InitWait, and libxl's copy if this domain is libxl's.
+        ClaimError if either exists.
 
         If the store goes away meanwhile, call it again: whether the areas were made is found out then."""
         identity = features.identity_keys(properties, self.kind)
         theirs = features.frontend_keys(properties, self.backend_domid, self.kind)
+        copy = features.libxl_keys(properties, self.backend_domid, self.kind)
 
         def write(tx: Transaction) -> None:
             if self._unsure and _holds(tx, self.backend, identity | keys):
@@ -89,6 +94,9 @@ class Areas:
             tx.mkdir(self.frontend)
             tx.set_perms(self.frontend, features.frontend_permissions(self.backend_domid, self.domid))
             _write_all(tx, self.frontend, theirs)
+            if tx.exists(f"{features.LIBXL}/{self.domid}"):
+                tx.rm(self.libxl)
+                _write_all(tx, self.libxl, copy)
             _write_all(tx, self.backend, identity | keys)
             _write_state(tx, self.backend, XenbusState.INITWAIT)
 
@@ -100,12 +108,22 @@ class Areas:
         self.published = True
 
     def publish(self, keys: dict[str, bytes]) -> None:
-        """Write the backend's keys and, last, InitWait.  Gone, Leaving."""
+        """Write the backend's keys and, last, InitWait.  Gone, also if another backend was faster; Leaving.
+
+        If the store goes away meanwhile, call it again."""
         def write(tx: Transaction) -> None:
             self._refuse_if_leaving(tx)
+            if not self.published and parse_state(tx.get(f"{self.backend}/{features.STATE}")) is not _NEW:
+                if self._unsure and _holds(tx, self.backend, keys):
+                    return
+                raise Gone(errno.EBUSY, "another backend has taken the disk", path=self.backend)
             _write_all(tx, self.backend, keys)
             _write_state(tx, self.backend, XenbusState.INITWAIT)
-        self._guarded(write)
+        try:
+            self._guarded(write)
+        except StoreError:
+            self._unsure = not self.store.connected
+            raise
         self.published = True
 
     def set_state(self, state: XenbusState) -> None:
@@ -139,21 +157,18 @@ class Areas:
         self._guarded(write)
 
     def remove(self, *, frontend: bool) -> None:
-        """Remove the backend's area, if it is still the one we know.  frontend: the areas were made by us, so what is
-        ours of the frontend's goes with it, and so does the directory above the backend's if nothing is left in it."""
+        """Remove the backend's area, if it is still the one we know, and the frontend's and libxl's with it if asked.
+
+        The directories above are removed too if nothing else is in them, unless they are another domain's."""
         def remove(tx: Transaction) -> None:
-            tx.rm(self.backend)
-            if not frontend:
-                return
-            above = self.backend.rpartition("/")[0]
-            if not tx.ls(above):
-                tx.rm(above)
-            if tx.get(f"{self.frontend}/{features.BACKEND}") == self.backend.encode():
-                tx.rm(self.frontend)
-        try:
-            self._guarded(remove)
-        except Gone:
-            return
+            if tx.exists(self.backend):
+                if not self._is_ours(tx):
+                    return
+                _remove(tx, self.backend, prune=self.backend_domid == 0)
+            for path in (self.frontend, self.libxl) if frontend else ():
+                if tx.get(f"{path}/{features.BACKEND}") == self.backend.encode():
+                    _remove(tx, path, prune=True)
+        self.store.transaction(remove)
 
     def _guarded(self, write: Callable[[Transaction], None]) -> None:
         def body(tx: Transaction) -> None:
@@ -179,6 +194,14 @@ class Areas:
 
 def _holds(tx: Transaction, area: str, keys: dict[str, bytes]) -> bool:
     return all(tx.get(f"{area}/{name}") == value for name, value in keys.items())
+
+
+def _remove(tx: Transaction, path: str, *, prune: bool) -> None:
+    """Remove an area, and the directory that it was the last one of."""
+    tx.rm(path)
+    parent = path.rpartition("/")[0]
+    if prune and tx.exists(parent) and not tx.ls(parent):
+        tx.rm(parent)
 
 
 def _write_all(tx: Transaction, area: str, keys: dict[str, bytes]) -> None:

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xenvbd import domains, features
+from xenvbd import domains, features, libxl, rivals
+from xenvbd.claims import Claims, FindRival, Key
 from xenvbd.device import Device
 from xenvbd.errors import ClaimError, NoSuchDisk, PropertyError, StoreError
 from xenvbd.helpers import Helpers
@@ -32,10 +33,8 @@ from xenvbd.xenbus import XenbusState, parse_state
 LIST_SECONDS = 5.0                  # a worker that an earlier manager left must say what it serves
 AGAIN_SECONDS = 1.0                 # after a transaction that others kept in conflict
 REFRESHES = 50                      # of a device in a second; then it waits for the next
-KERNEL_BACKEND = "/sys/bus/xen-backend/drivers/vbd"
 
 log = logging.getLogger("xenvbd")
-Key = tuple[str, int, int]          # kind, domid, devid
 
 
 class Backend:
@@ -43,15 +42,15 @@ class Backend:
 
     def __init__(self, loop: Loop, store: Store, runtime: Runtime, workers: Workers, policy: Policy,
                  kinds: Sequence[str], options: Callable[..., Options], *,
-                 kernel_backend: str = KERNEL_BACKEND) -> None:
-        """kinds: the areas to claim, backend/KIND; the first is that of disks which we create ourselves.
-        kernel_backend: exists if the kernel's driver claims every vbd."""
-        self.loop, self.store, self.workers, self.kinds = loop, store, workers, tuple(kinds)
+                 rival: FindRival = rivals.find) -> None:
+        """kinds: the areas to claim, backend/KIND; rival: finds another backend, as rivals.find()."""
+        self.loop, self.store, self.workers = loop, store, workers
+        self._wanted = tuple(kinds)
+        self.claims = Claims(loop, store, store.domid, rival)
         self.devices: dict[Key, Device] = {}
         self._waiters: dict[Device, list[Callable[[], bool]]] = {}
         self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, options, store.domid,
                          dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
-        self._kernel_backend = kernel_backend
         self._dirty: dict[Key, None] = {}
         self._scans: dict[tuple[str, int | None], None] = {}
         self._check_domains = False
@@ -67,13 +66,28 @@ class Backend:
 
     def start(self) -> None:
         """Watch, take over what an earlier manager served, and then everything new.  StoreError, ClaimError."""
-        for kind in self.kinds:
-            self._refuse_rival(kind)
+        self.claims.take(self._wanted)
         for kind in self.kinds:
             self._watch_kind(kind)
-        self.store.watch("@releaseDomain", lambda path: self._domains_changed())
+        for special in ("@introduceDomain", "@releaseDomain"):
+            self.store.watch(special, lambda path: self._domains_changed())
         self.store.write(self._marker, str(os.getpid()))
         _Inventory(self.workers.find_all(), self._take_over, self.loop)
+
+    def claim(self, kinds: Sequence[str]) -> None:
+        """Claim these kinds from now on, and look again at what was refused; disks that are served stay so.
+        ClaimError, and all is as before, if a rival has one."""
+        self.claims.take(kinds)
+        for kind in kinds:
+            if kind not in self._watched:
+                self._watch_kind(kind)
+            self._scans[kind, None] = None
+        self._domains_changed()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is claimed."""
+        return self.claims.kinds
 
     def store_returned(self) -> None:
         """The connection to the store is there again, and all watches fire: look at everything."""
@@ -105,15 +119,16 @@ class Backend:
 
     def create(self, properties: Properties, engine: str = "") -> Device:
         """Attach a disk whose areas are to be made by us.  NoSuchDisk, ClaimError."""
-        kind, domid, devid = self.kinds[0], properties.domid, properties.vdev.number
-        self._refuse_rival(kind)
-        for other in self.kinds:
+        kind, domid, devid = features.OWN_KIND, properties.domid, properties.vdev.number
+        for other in {*self.kinds, kind}:
             if (other, domid, devid) in self.devices:
                 raise ClaimError(errno.EEXIST, "the vdev is taken; `xenvbd list` shows by what",
                                  disk=self.devices[other, domid, devid].name)
         if self.store.exists(features.frontend_path(domid, devid)):
             raise ClaimError(errno.EEXIST, "the vdev is taken by a disk of another backend",
                              path=features.frontend_path(domid, devid))
+        if kind not in self._watched:
+            self._watch_kind(kind)
         return self._new((kind, domid, devid), properties, engine)
 
     def served(self, domid: int) -> list[Device]:
@@ -150,6 +165,7 @@ class Backend:
         """Keep a device, unless not even its beginning can be made."""
         event("xen_block_device_create", disk=device.name, number=device.devid)
         self.devices[key] = device
+        self.claims.forget(key)
         try:
             begin()
         except OSError:
@@ -206,7 +222,7 @@ class Backend:
     def _round(self) -> None:
         """One turn for everything that is marked.  What the store cannot answer now stays marked."""
         self._scheduled = False
-        if self._check_domains and self._try("domains", self._drop_dead_domains):
+        if self._check_domains and self._try("domains", self._look_at_domains):
             self._check_domains = False
         for scan in list(self._scans):
             if self._try("/".join(map(str, scan)), functools.partial(self._scan, *scan)):
@@ -280,29 +296,32 @@ class Backend:
         kind, domid, devid = key
         area = features.backend_path(self.host.backend_domid, kind, domid, devid)
         state = parse_state(self.store.get(f"{area}/{features.STATE}"))
+        if state is None:
+            self.claims.forget(key)
         if state is not XenbusState.INITIALISING or self.store.get(f"{area}/{features.ONLINE}") != b"1":
             return
-        if kind not in self.kinds:
+        if kind not in self.kinds or key in self.claims.refused:
             return                      # it is only watched for the sake of disks that are served
         event("xen_bus_backend_create", kind=kind, path=area)
         try:
-            self._refuse_rival(kind)
+            self.claims.check(key)
             self._new(key)
         except (ClaimError, NoSuchDisk) as exc:
-            log.warning("%s: %s", area, exc)
+            self.claims.leave(key, str(exc))
 
-    def _drop_dead_domains(self) -> None:
+    def _stand_in(self) -> None:
+        """Let libxl hot-plug disks of ours into guests that have no device model of its own."""
+        if "qdisk" in self.kinds and self.host.backend_domid == 0:
+            for domid in self._numbers("/local/domain"):
+                libxl.stand_in(self.store, domid)
+
+    def _look_at_domains(self) -> None:
+        self._stand_in()
         for domid in {key[1] for key in self.devices if key not in self._orphans}:
             now = domains.identity(self.store, domid)
             for device in self.served(domid):
                 if now != device.domain:
                     device.domain_gone()
-
-    def _refuse_rival(self, kind: str) -> None:
-        """ClaimError if another backend has this kind: two on one ring would destroy the data."""
-        if kind == "vbd" and os.path.exists(self._kernel_backend):
-            raise ClaimError(errno.EBUSY, "the kernel's xen-blkback has all of backend/vbd; unload and blacklist it, "
-                             "or let xenvbd claim another kind", path=self._kernel_backend)
 
     @property
     def _marker(self) -> str:

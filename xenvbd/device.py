@@ -245,9 +245,10 @@ class Device:
                 self.areas.create(properties, keys)
             else:
                 self.areas.publish(keys)
-        except Gone:
+        except Gone as exc:
+            self._say(logging.WARNING, "%s", exc)
             self.take(xenbus.BackendState(None))
-            self.take(xenbus.PublishFailed("the backend area was removed"))
+            self.take(xenbus.PublishFailed(str(exc)))
         except OSError as exc:
             if isinstance(exc, Leaving):
                 self.take(xenbus.BackendState(exc.state, online=False))

@@ -20,6 +20,11 @@ from xenvbd.vdev import from_number
 
 __all__ = ["Agreement", "DiskFacts", "Properties", "QueueAgreement", "validate"]     # and every name below
 
+LIBXL = "/libxl"
+# Disks that we attach ourselves are of this kind: the one that every xl knows.  Complete as they appear, they are not
+# taken for new by a QEMU that watches it.
+OWN_KIND = "qdisk"
+
 # Both areas
 STATE = "state"
 # The backend area, written by a toolstack or by us when we create it
@@ -63,6 +68,12 @@ def backend_path(backend_domid: int, kind: str, domid: int, devid: int) -> str:
 def frontend_path(domid: int, devid: int) -> str:
     """The frontend area of a vbd."""
     return f"/local/domain/{domid}/device/vbd/{devid}"
+
+
+def libxl_path(domid: int, devid: int) -> str:
+    """Where libxl keeps its own copy of a vbd's nodes, out of the guest's reach: a disk that is not there is none for
+    `xl block-list`, `xl block-detach` and `xl destroy`."""
+    return f"{LIBXL}/{domid}/device/vbd/{devid}"
 
 
 def backend_permissions(backend_domid: int, domid: int) -> list[str]:
@@ -147,6 +158,14 @@ def identity_keys(props: Properties, kind: str) -> dict[str, bytes]:
         BOOTABLE: 1,
         DISCARD_ENABLE: int(props.discard_enable),
     })
+
+
+def libxl_keys(props: Properties, backend_domid: int, kind: str) -> dict[str, bytes]:
+    """libxl's copy of an area that we create ourselves."""
+    identity = identity_keys(props, kind)
+    return identity | _encode({
+        BACKEND: backend_path(backend_domid, kind, props.domid, props.vdev.number),
+        MODE: "r" if props.read_only else "w", STATE: 1})
 
 
 def frontend_keys(props: Properties, backend_domid: int, kind: str) -> dict[str, bytes]:

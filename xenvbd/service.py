@@ -82,7 +82,9 @@ class Service:
         notify("RELOADING=1")
         try:
             if self._reload is not None:
-                self._config = self._reload()
+                config = self._reload()
+                self.backend.claim(config.kinds)
+                self._config = config
                 self.backend.host.policy = _policy(self._config)
                 log.info("the configuration was read again")
         except OSError as exc:

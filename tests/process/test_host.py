@@ -74,6 +74,12 @@ def test_what_a_guest_writes_is_in_the_image_and_a_detach_leaves_nothing(host):
     assert {path.name for path in (host.path / "run").iterdir()} <= {"manager.lock", "control.sock", "worker-1.sock"}
 
 
+def test_a_disk_of_domain_0_itself_is_served(host):
+    host.attach(0, host.image(), wait=False)
+    guest = host.guest(0, DEVID, "--rw", "randrw", "--count", 100, "--verify")
+    assert guest.finish()["errors"] == 0
+
+
 def test_attach_says_connected_once_the_guest_is(host):
     host.attach(1, host.image(), wait=False)
     guest = load(host, 1, "--seconds", "60s")

@@ -81,7 +81,8 @@ cdef class Queue:
         self.mapping = self.grants.map(agreement.domid, part.ring_refs)
         self.attach_ring(len(part.ring_refs), ABIS[agreement.abi])
         self.evtchn = EventChannels(hypervisor)
-        rc = self.evtchn.c_restrict_domid(agreement.domid)
+        # A disk of this very domain (a toolstack reads a guest's boot loader through one): Linux cannot confine to 0.
+        rc = self.evtchn.c_restrict_domid(agreement.domid) if agreement.domid else 0
         if rc not in NO_RESTRICTION:
             check(rc, f"confine the event channels to domain {agreement.domid}")
         self.port = check(self.evtchn.c_bind_interdomain(agreement.domid, part.event_channel),
