@@ -50,10 +50,10 @@ cdef struct journal:
     uint32_t nr_free
 
 
-cdef inline xenvbd_journal_slot *journal_take(journal *j) noexcept nogil:
-    """A free slot.  There is one for each ring entry, and no more requests than entries can be in flight."""
+cdef inline uint32_t journal_take(journal *j) noexcept nogil:
+    """A free slot's number.  There is one for each ring entry, and no more requests than entries can be in flight."""
     j.nr_free -= 1
-    return &j.slots[j.free[j.nr_free]]
+    return j.free[j.nr_free]
 
 
 cdef inline void journal_consumed(journal *j, xenvbd_journal_slot *slot, uint32_t idx) noexcept nogil:
@@ -81,11 +81,11 @@ cdef inline void journal_publish(journal *j, uint32_t rsp_prod) noexcept nogil:
     _compiler_barrier(_SEQ_CST)
 
 
-cdef inline void journal_release(journal *j, xenvbd_journal_slot *slot) noexcept nogil:
-    """The response was published: the slot is free."""
+cdef inline void journal_release(journal *j, xenvbd_journal_slot *slot, uint32_t number) noexcept nogil:
+    """The response was published: the slot of that number is free."""
     _compiler_barrier(_SEQ_CST)
     slot.valid = 0
-    j.free[j.nr_free] = <uint32_t>(slot - j.slots)
+    j.free[j.nr_free] = number
     j.nr_free += 1
 
 

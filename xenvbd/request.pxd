@@ -1,10 +1,20 @@
 """A request judged: what a frontend may ask for, and what a request asks for once it is found good."""
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from xenvbd.ring cimport blkif_request_segment, xenvbd_request
+from xenvbd.ring cimport (
+    BLKIF_MAX_SEGMENTS_PER_REQUEST,
+    BLKIF_OP_READ,
+    BLKIF_OP_WRITE,
+    BLKIF_RSP_ERROR,
+    BLKIF_RSP_OKAY,
+    XENVBD_PAGE_SIZE,
+    XENVBD_SECTOR_SIZE,
+    blkif_request_segment,
+    xenvbd_request,
+)
 
 cdef enum request_kind:
-    REQUEST_READ = 0        # the order of enum xenvbd_stat_op
+    REQUEST_READ = 0        # the order of enum xenvbd_stat_op; these two are BLKIF_OP_READ and BLKIF_OP_WRITE
     REQUEST_WRITE = 1
     REQUEST_FLUSH = 2       # before the data, if there is any
     REQUEST_DISCARD = 3
@@ -26,13 +36,51 @@ cdef struct request_plan:
     uint16_t nr_segments    # data segments; 0: no data
     uint32_t sectors        # of data; DISCARD has its own count
 
-# What an indirect request's pages hold is not seen here: plan.sectors stays 0 until
-# request_check_segments().  Both return BLKIF_RSP_OKAY, or the status to refuse the request with: then only
-# reply_op of the plan holds.
-cdef int16_t request_check(const xenvbd_request *request, const request_limits *limits,
-                           request_plan *plan) noexcept nogil
-cdef int16_t request_check_segments(const xenvbd_request *request, const blkif_request_segment *segments,
-                                    const request_limits *limits, request_plan *plan) noexcept nogil
+
+cdef inline bint request_within(uint64_t sector, uint64_t count, const request_limits *limits) noexcept nogil:
+    """Whether a range lies on the disk, in whole logical blocks.  No sum or product that could wrap."""
+    return (sector <= limits.capacity and count <= limits.capacity - sector
+            and not ((sector | count) & limits.block_mask))
+
+
+cdef inline uint32_t request_sectors(const blkif_request_segment *segments, uint32_t nr) noexcept nogil:
+    """Sectors of all segments, or 0: there is none, or one ends before it starts, or outside its page."""
+    cdef uint32_t i, first, last, total = 0
+    for i in range(nr):
+        first, last = segments[i].first_sect, segments[i].last_sect
+        if first > last or last >= XENVBD_PAGE_SIZE // XENVBD_SECTOR_SIZE:
+            return 0
+        total += last - first + 1
+    return total
+
+
+# Operations that are not plain READ and WRITE.
+cdef int16_t request_check_other(const xenvbd_request *request, const request_limits *limits,
+                                 request_plan *plan) noexcept nogil
+
+
+cdef inline int16_t request_check_segments(const xenvbd_request *request, const blkif_request_segment *segments,
+                                           const request_limits *limits, request_plan *plan) noexcept nogil:
+    """As request_check(), of what an indirect request's pages hold."""
+    plan.sectors = request_sectors(segments, plan.nr_segments)
+    if plan.sectors and request_within(request.sector, plan.sectors, limits):
+        return BLKIF_RSP_OKAY
+    return BLKIF_RSP_ERROR
+
+
+cdef inline int16_t request_check(const xenvbd_request *request, const request_limits *limits,
+                                  request_plan *plan) noexcept nogil:
+    """BLKIF_RSP_OKAY, or the status to refuse the request with: then only reply_op of the plan holds.
+
+    What an indirect request's pages hold is not seen here: plan.sectors stays 0 until request_check_segments()."""
+    if request.operation > BLKIF_OP_WRITE:
+        return request_check_other(request, limits, plan)
+    plan.kind = plan.reply_op = request.operation
+    plan.nr_segments = request.nr_segments
+    if request.nr_segments > BLKIF_MAX_SEGMENTS_PER_REQUEST or request.operation != BLKIF_OP_READ and limits.read_only:
+        return BLKIF_RSP_ERROR
+    return request_check_segments(request, request.u.seg, limits, plan)
+
 
 # Pages of segment descriptors that an indirect request of so many segments has.
 cdef uint32_t indirect_pages(uint32_t nr_segments) noexcept nogil

@@ -16,38 +16,12 @@ from xenvbd.ring cimport (
     BLKIF_RSP_EOPNOTSUPP,
     BLKIF_RSP_ERROR,
     BLKIF_RSP_OKAY,
-    XENVBD_PAGE_SIZE,
     XENVBD_SECTOR_SIZE,
     XENVBD_SEGMENTS_PER_INDIRECT_PAGE,
     request_from_python,
 )
 
 KINDS = ("read", "write", "flush", "discard", "barrier")
-
-
-cdef inline bint within(uint64_t sector, uint64_t count, const request_limits *limits) noexcept nogil:
-    """Whether a range lies on the disk, in whole logical blocks.  No sum or product that could wrap."""
-    return (sector <= limits.capacity and count <= limits.capacity - sector
-            and not ((sector | count) & limits.block_mask))
-
-
-cdef inline int sectors_of(const blkif_request_segment *segment) noexcept nogil:
-    """Sectors of a segment, or 0: it ends before it starts, or outside its page."""
-    if segment.first_sect > segment.last_sect or segment.last_sect >= XENVBD_PAGE_SIZE // XENVBD_SECTOR_SIZE:
-        return 0
-    return segment.last_sect - segment.first_sect + 1
-
-
-cdef int16_t request_check_segments(const xenvbd_request *request, const blkif_request_segment *segments,
-                                    const request_limits *limits, request_plan *plan) noexcept nogil:
-    cdef uint32_t i, count, total = 0
-    for i in range(plan.nr_segments):
-        count = sectors_of(&segments[i])
-        if count == 0:
-            return BLKIF_RSP_ERROR
-        total += count
-    plan.sectors = total
-    return BLKIF_RSP_OKAY if within(request.sector, total, limits) else BLKIF_RSP_ERROR
 
 
 cdef int16_t check_data(const xenvbd_request *request, const request_limits *limits,
@@ -70,7 +44,7 @@ cdef int16_t check_flush(const xenvbd_request *request, const request_limits *li
 cdef int16_t check_discard(const xenvbd_request *request, const request_limits *limits) noexcept nogil:
     if not limits.discard or request.sub & BLKIF_DISCARD_SECURE:
         return BLKIF_RSP_EOPNOTSUPP
-    return BLKIF_RSP_OKAY if within(request.sector, request.u.nr_sectors, limits) else BLKIF_RSP_ERROR
+    return BLKIF_RSP_OKAY if request_within(request.sector, request.u.nr_sectors, limits) else BLKIF_RSP_ERROR
 
 
 cdef int16_t check_indirect(const xenvbd_request *request, const request_limits *limits,
@@ -102,8 +76,8 @@ cdef inline int kind_of(uint8_t operation) noexcept nogil:
     return -1
 
 
-cdef int16_t request_check(const xenvbd_request *request, const request_limits *limits,
-                           request_plan *plan) noexcept nogil:
+cdef int16_t request_check_other(const xenvbd_request *request, const request_limits *limits,
+                                 request_plan *plan) noexcept nogil:
     cdef bint indirect = request.operation == BLKIF_OP_INDIRECT
     cdef int kind
     plan.reply_op = request.sub if indirect else request.operation
@@ -118,8 +92,6 @@ cdef int16_t request_check(const xenvbd_request *request, const request_limits *
         return BLKIF_RSP_ERROR
     if indirect:
         return check_indirect(request, limits, plan)
-    if kind <= REQUEST_WRITE:
-        return check_data(request, limits, plan) if request.nr_segments else BLKIF_RSP_ERROR
     if kind == REQUEST_DISCARD:
         return check_discard(request, limits)
     return check_flush(request, limits, plan)

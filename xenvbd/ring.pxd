@@ -5,6 +5,13 @@ __RING_SIZE: rounded down to a power of two).
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+cdef extern from *:
+    enum:
+        _RELAXED "__ATOMIC_RELAXED"
+    uint32_t _load32 "__atomic_load_n"(const uint32_t *p, int order) noexcept nogil
+    uint64_t _load64 "__atomic_load_n"(const uint64_t *p, int order) noexcept nogil
+    void _store64 "__atomic_store_n"(uint64_t *p, uint64_t value, int order) noexcept nogil
+
 cdef extern from "xenvbd/blkif_abi.h" nogil:
     enum xenvbd_abi:
         XENVBD_ABI_NATIVE
@@ -44,12 +51,17 @@ cdef extern from "xenvbd/blkif_abi.h" nogil:
         xenvbd_request_u u
 
 
+cdef enum:
+    RING_HEADER = 64            # offsetof(struct blkif_sring, ring), asserted in blkif_abi.h
+
 cdef struct back_ring:
     void *sring
     uint32_t nr_ents
     uint32_t req_cons           # the next request to take
     uint32_t rsp_prod_pvt       # responses written so far, published or not
     uint32_t rsp_prod           # responses published
+    uint32_t stride             # bytes of an entry
+    bint narrow                 # 64-bit fields lie on 4-byte boundaries
     int abi
 
 cdef struct front_ring:
@@ -66,10 +78,46 @@ cdef uint32_t ring_entries(uint32_t pages, int abi) noexcept nogil
 cdef void back_attach(back_ring *ring, void *sring, uint32_t pages, int abi, uint32_t index) noexcept nogil
 # Requests posted and not taken, req_prod read once (acquire); -EPROTO: the producer overran the ring (R2).
 cdef int back_pending(back_ring *ring) noexcept nogil
-# Copy the request at req_cons into *out, each shared byte loaded once (R1), and step req_cons.
-cdef void back_take(back_ring *ring, xenvbd_request *out) noexcept nogil
-# Write a response at rsp_prod_pvt (slot zeroed first, R4) and step it.
-cdef void back_respond(back_ring *ring, uint64_t id, uint8_t operation, int16_t status) noexcept nogil
+# The layouts and operations that are not the common one.
+cdef void back_take_other(back_ring *ring, const char *p, xenvbd_request *out) noexcept nogil
+cdef void back_respond_narrow(char *p, uint64_t id, uint32_t tail) noexcept nogil
+
+
+cdef inline char *back_entry(const back_ring *ring, uint32_t index) noexcept nogil:
+    return <char *>ring.sring + RING_HEADER + <size_t>(index & (ring.nr_ents - 1)) * ring.stride
+
+
+cdef inline void back_take(back_ring *ring, xenvbd_request *out) noexcept nogil:
+    """Copy the request at req_cons into *out, each shared byte loaded once (XSA-155), and step req_cons."""
+    cdef const char *p = back_entry(ring, ring.req_cons)
+    cdef uint32_t i, n, head = _load32(<const uint32_t *>p, _RELAXED)
+    cdef uint64_t *segments = <uint64_t *>out.u.seg
+    ring.req_cons += 1
+    out.operation = <uint8_t>head
+    out.sub, out.nr_segments, out.handle = 0, <uint8_t>(head >> 8), <uint16_t>(head >> 16)
+    if ring.narrow or out.operation >= BLKIF_OP_DISCARD:
+        back_take_other(ring, p, out)
+        return
+    out.id = _load64(<const uint64_t *>(p + 8), _RELAXED)
+    out.sector = _load64(<const uint64_t *>(p + 16), _RELAXED)
+    n = min(<uint32_t>out.nr_segments, <uint32_t>BLKIF_MAX_SEGMENTS_PER_REQUEST)
+    for i in range(n):
+        segments[i] = _load64(<const uint64_t *>(p + 24) + i, _RELAXED)
+
+
+cdef inline void back_respond(back_ring *ring, uint64_t id, uint8_t operation, int16_t status) noexcept nogil:
+    """Write a response at rsp_prod_pvt and step it.  Whole words: the padding is zeroed by the same stores that fill
+    the fields (XSA-216)."""
+    cdef char *p = back_entry(ring, ring.rsp_prod_pvt)
+    cdef uint32_t tail = operation | <uint32_t>(<uint16_t>status) << 16
+    ring.rsp_prod_pvt += 1
+    if ring.narrow:
+        back_respond_narrow(p, id, tail)
+        return
+    _store64(<uint64_t *>p, id, _RELAXED)
+    _store64(<uint64_t *>(p + 8), tail, _RELAXED)
+
+
 # Publish what was written; 1 if the frontend asked to be notified (rsp_event), else 0.
 cdef bint back_push(back_ring *ring) noexcept nogil
 # Before sleeping: ask for an event at the next request; 1 if there is one already (then do not sleep).

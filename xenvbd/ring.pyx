@@ -34,7 +34,6 @@ cdef extern from "xenvbd/blkif_abi.h" nogil:
 
 cdef enum:
     EPROTO = 71
-    RING_HEADER = 64            # offsetof(struct blkif_sring, ring), asserted in blkif_abi.h
     HEAD_32 = 20                # bytes before the segments
     HEAD_64 = 24
     INDIRECT_GREFS_32 = 24
@@ -63,14 +62,6 @@ cdef inline uint64_t load_wide(const char *p, bint narrow) noexcept nogil:
     return load64(<const uint64_t *>p, __ATOMIC_RELAXED)
 
 
-cdef inline void store_wide(char *p, uint64_t value, bint narrow) noexcept nogil:
-    if narrow:
-        store32(<uint32_t *>p, <uint32_t>value, __ATOMIC_RELAXED)
-        store32(<uint32_t *>(p + 4), <uint32_t>(value >> 32), __ATOMIC_RELAXED)
-    else:
-        store64(<uint64_t *>p, value, __ATOMIC_RELAXED)
-
-
 cdef uint32_t ring_entries(uint32_t pages, int abi) noexcept nogil:
     cdef uint32_t room, entries = 1
     if abi < XENVBD_ABI_NATIVE or abi > XENVBD_ABI_X86_64 or pages == 0 or pages > 1 << 16:
@@ -87,6 +78,8 @@ cdef void back_attach(back_ring *ring, void *sring, uint32_t pages, int abi, uin
     ring.sring = sring
     ring.nr_ents = ring_entries(pages, abi)
     ring.abi = abi
+    ring.narrow = narrow(abi)
+    ring.stride = entry_size(abi)
     ring.req_cons = ring.rsp_prod_pvt = ring.rsp_prod = index
 
 
@@ -98,57 +91,41 @@ cdef int back_pending(back_ring *ring) noexcept nogil:
     return <int>posted
 
 
-cdef inline void take_segments(const char *p, bint narrow, xenvbd_request *out) noexcept nogil:
-    cdef uint32_t i, n = min(out.nr_segments, <uint32_t>BLKIF_MAX_SEGMENTS_PER_REQUEST)
-    cdef uint64_t segment
-    for i in range(n):
-        segment = load_wide(p + 8 * i, narrow)
-        memcpy(&out.u.seg[i], &segment, sizeof(segment))
-
-
-cdef void take_indirect(const char *p, uint16_t nr, bint narrow, xenvbd_request *out) noexcept nogil:
-    cdef uint32_t i, pages = (nr + XENVBD_SEGMENTS_PER_INDIRECT_PAGE - 1) // XENVBD_SEGMENTS_PER_INDIRECT_PAGE
+cdef void take_indirect(const char *p, bint narrow, xenvbd_request *out) noexcept nogil:
+    """The head's second half is nr_segments; the handle stands behind the sector in this layout alone, and shares
+    a word with padding."""
+    cdef uint32_t i, pages
     cdef const uint32_t *grefs = <const uint32_t *>(p + (INDIRECT_GREFS_32 if narrow else INDIRECT_GREFS_64))
-    out.nr_segments = nr
-    # The handle shares a word with padding and stands behind the sector in this layout alone.
+    out.sub, out.nr_segments = <uint8_t>out.nr_segments, out.handle
     out.handle = <uint16_t>load32(<const uint32_t *>(p + (HEAD_32 if narrow else HEAD_64)), __ATOMIC_RELAXED)
+    pages = (out.nr_segments + XENVBD_SEGMENTS_PER_INDIRECT_PAGE - 1) // XENVBD_SEGMENTS_PER_INDIRECT_PAGE
     for i in range(min(pages, <uint32_t>BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST)):
         out.u.indirect_gref[i] = load32(grefs + i, __ATOMIC_RELAXED)
 
 
-cdef void back_take(back_ring *ring, xenvbd_request *out) noexcept nogil:
-    cdef bint is32 = narrow(ring.abi)
-    cdef const char *p = entry(ring.sring, ring.nr_ents, ring.abi, ring.req_cons)
+cdef void back_take_other(back_ring *ring, const char *p, xenvbd_request *out) noexcept nogil:
+    """What back_take() leaves: *out has the head's fields, as a READ's are."""
+    cdef bint is32 = ring.narrow
     cdef const char *body = p + (HEAD_32 if is32 else HEAD_64)
-    cdef uint32_t head = load32(<const uint32_t *>p, __ATOMIC_RELAXED)
-    out.operation = <uint8_t>head
+    cdef uint32_t i
+    cdef uint64_t segment
     out.id = load_wide(body - 16, is32)
     out.sector = load_wide(body - 8, is32)
-    out.sub = <uint8_t>(head >> 8)
-    out.nr_segments = 0
-    out.handle = <uint16_t>(head >> 16)
     if out.operation == BLKIF_OP_INDIRECT:
-        take_indirect(p, out.handle, is32, out)
+        take_indirect(p, is32, out)
     elif out.operation == BLKIF_OP_DISCARD:
+        out.sub, out.nr_segments = <uint8_t>out.nr_segments, 0
         out.u.nr_sectors = load_wide(body, is32)
     else:
-        out.nr_segments = out.sub
-        out.sub = 0
-        take_segments(body, is32, out)
-    ring.req_cons += 1
+        for i in range(min(<uint32_t>out.nr_segments, <uint32_t>BLKIF_MAX_SEGMENTS_PER_REQUEST)):
+            segment = load_wide(body + 8 * i, is32)
+            memcpy(&out.u.seg[i], &segment, sizeof(segment))
 
 
-cdef void back_respond(back_ring *ring, uint64_t id, uint8_t operation, int16_t status) noexcept nogil:
-    cdef bint is32 = narrow(ring.abi)
-    cdef char *p = entry(ring.sring, ring.nr_ents, ring.abi, ring.rsp_prod_pvt)
-    cdef uint32_t tail = operation | <uint32_t>(<uint16_t>status) << 16
-    # Whole words: the padding is zeroed by the same stores that fill the fields (XSA-216).
-    store_wide(p, id, is32)
-    if is32:
-        store32(<uint32_t *>(p + 8), tail, __ATOMIC_RELAXED)
-    else:
-        store64(<uint64_t *>(p + 8), tail, __ATOMIC_RELAXED)
-    ring.rsp_prod_pvt += 1
+cdef void back_respond_narrow(char *p, uint64_t id, uint32_t tail) noexcept nogil:
+    store32(<uint32_t *>p, <uint32_t>id, __ATOMIC_RELAXED)
+    store32(<uint32_t *>(p + 4), <uint32_t>(id >> 32), __ATOMIC_RELAXED)
+    store32(<uint32_t *>(p + 8), tail, __ATOMIC_RELAXED)
 
 
 cdef bint back_push(back_ring *ring) noexcept nogil:

@@ -8,9 +8,8 @@ A failed flush is never answered (Linux takes the error for success and stops fl
 after it.  A write without room (ENOSPC) is kept and tried again.  Any other failure is the request's own.
 """
 from libc.errno cimport EDQUOT, ENOSPC, EOPNOTSUPP
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 
-from xenvbd.dataplane.arena cimport arena_address
 from xenvbd.dataplane.device cimport device_fail, device_give_flush, device_take_flush
 from xenvbd.dataplane.events cimport EVENT_FLUSH_FAILED, EVENT_IO_ERROR, EVENT_NO_SPACE, EVENT_RESUMED, event_post
 from xenvbd.dataplane.queue cimport SILENT_FAILED
@@ -26,7 +25,7 @@ from xenvbd.dataplane.work cimport (
     work_list,
 )
 from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_WRITE
-from xenvbd.request cimport REQUEST_BARRIER, REQUEST_DISCARD, REQUEST_READ, REQUEST_WRITE
+from xenvbd.request cimport REQUEST_BARRIER, REQUEST_DISCARD, REQUEST_READ
 from xenvbd.ring cimport BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, XENVBD_SECTOR_SIZE
 
 cdef enum:
@@ -34,35 +33,8 @@ cdef enum:
     RETRY_NS = 1000000000
 
 
-cdef void finish(Queue q, work *w, int16_t status) noexcept nogil:
-    w.status = status
-    if w == q.barrier:
-        q.barrier = NULL
-    push(&q.finished, w)
-
-
-cdef inline void submit(Queue q, disk_op *op) noexcept nogil:
-    q.owned += 1
-    q.unstarted += 1
-    q.disk.submit(op)
-
-
-cdef void submit_data(Queue q, work *w, uint8_t opcode) noexcept nogil:
-    """Read or write the buffer.  It is one piece, however many segments the guest has."""
-    cdef uint64_t length = <uint64_t>w.plan.sectors * XENVBD_SECTOR_SIZE
-    w.iov.iov_base = arena_address(q.buffers, w.buffer)
-    w.iov.iov_len = length
-    w.op.opcode, w.op.flags, w.op.nr_iov = opcode, 0, 1
-    w.op.offset = w.slot.request.sector * XENVBD_SECTOR_SIZE
-    w.op.length = length
-    w.op.iov = &w.iov
-    submit(q, &w.op)
-
-
-cdef void execute(Queue q, work *w) noexcept nogil:
-    if w.plan.kind <= REQUEST_WRITE:
-        submit_data(q, w, w.plan.kind)
-    elif w.plan.kind == REQUEST_DISCARD:
+cdef void execute_other(Queue q, work *w) noexcept nogil:
+    if w.plan.kind == REQUEST_DISCARD:
         w.discarded = 0
         push(&q.discards, w)
     elif w.plan.kind == REQUEST_BARRIER:
@@ -207,9 +179,8 @@ cdef void settle_flush(Queue q) noexcept nogil:
         w = pop(&q.flushing)
 
 
-cdef void settle(Queue q, disk_op *op) noexcept nogil:
+cdef void settle_other(Queue q, disk_op *op) noexcept nogil:
     cdef work *w = <work *>op.owner
-    q.owned -= 1
     if w == NULL:
         settle_flush(q)
         return

@@ -83,7 +83,7 @@ cdef inline bint give_buffer(Queue q, work *w) noexcept nogil:
     return w.buffer != ARENA_NONE
 
 
-cdef void prepare(Queue q, work *w) noexcept nogil:
+cdef inline void prepare(Queue q, work *w) noexcept nogil:
     """It is good.  Those that wait for a buffer are served in their order, so that large ones get theirs too."""
     q.good += 1
     if w.plan.sectors == 0:
@@ -108,15 +108,13 @@ cdef uint32_t revive(Queue q) noexcept nogil:
 cdef inline void admit(Queue q, uint64_t now) noexcept nogil:
     """Take the next request and see where it goes."""
     cdef uint32_t idx = q.ring.req_cons
-    cdef xenvbd_journal_slot *slot = journal_take(q.log)
-    cdef work *w = &q.works[slot - q.log.slots]
+    cdef work *w = &q.works[journal_take(q.log)]
+    cdef xenvbd_journal_slot *slot = w.slot
     cdef int16_t status
     back_take(&q.ring, &slot.request)
     journal_consumed(q.log, slot, idx)
     q.live += 1
-    w.slot, w.since, w.buffer, w.stage = slot, now, ARENA_NONE, WORK_TAKEN
-    w.op.owner = w
-    w.segments = slot.request.u.seg
+    w.since, w.stage, w.segments = now, WORK_TAKEN, slot.request.u.seg
     if q.limits.unit_shift:
         request_scale(&slot.request, q.limits.unit_shift)
     status = request_check(&slot.request, &q.limits, &w.plan)

@@ -5,7 +5,7 @@ import os
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
-from xenvbd.dataplane.arena cimport Arena
+from xenvbd.dataplane.arena cimport ARENA_NONE, Arena
 from xenvbd.dataplane.device cimport MAX_QUEUES, Device
 from xenvbd.dataplane.events cimport event, event_take, kick
 from xenvbd.dataplane.tally cimport Tally
@@ -108,15 +108,21 @@ cdef class Queue:
             raise MemoryError()
         for i in range(entries):
             self.works[i].descriptors = self.descriptors + i * room
+            self.works[i].op.owner = &self.works[i]
+            self.works[i].op.iov = &self.works[i].iov
+            self.works[i].buffer = ARENA_NONE
         self.disk = disk.queue(entries + 1)         # one more: the fdatasync that flushes share
 
     cdef open_files(self, agreement, image, journal_fd, stats_fd):
+        cdef uint32_t i
         part = agreement.queues[self.number]
         identity = Identity(agreement.domid, agreement.devid, self.number, part.event_channel, self.ring.abi,
                             tuple(part.ring_refs), image[0], image[1], self.limits.capacity)
         self.batch.domid = agreement.domid
         self.journal_file = Journal.create(journal_fd, identity, self.ring.nr_ents, self.ring.rsp_prod)
         self.log = &self.journal_file.c
+        for i in range(self.ring.nr_ents):
+            self.works[i].slot, self.works[i].number = self.log.slots + i, i
         self.tally = Tally(stats_fd)
         self.stats = self.tally.stats
 

@@ -1,5 +1,5 @@
 """The counters of one queue (include/xenvbd/stats.h): plain stores by the I/O thread, read by anyone."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "xenvbd/stats.h" nogil:
     uint64_t XENVBD_STATS_MAGIC
@@ -48,12 +48,27 @@ cdef inline uint64_t now_ns() noexcept nogil:
     return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
-cdef inline void tally_op(xenvbd_op_stats *stats, uint64_t size, bint failed, uint64_t ns) noexcept nogil:
+cdef struct latency:
+    # Requests of one pass took equally long, so the bucket need not be found again for each.
+    uint64_t now
+    uint64_t since
+    uint64_t ns
+    uint32_t bucket
+
+
+cdef inline void latency_of(latency *l, uint64_t since) noexcept nogil:
+    if l.since != since:
+        l.since = since
+        l.ns = l.now - since
+        l.bucket = xenvbd_histogram_bucket(l.ns)
+
+
+cdef inline void tally_op(xenvbd_op_stats *stats, uint64_t size, bint failed, const latency *l) noexcept nogil:
     stats.ops += 1
     stats.bytes += size
     stats.errors += failed
-    stats.nanoseconds += ns
-    stats.histogram[xenvbd_histogram_bucket(ns)] += 1
+    stats.nanoseconds += l.ns
+    stats.histogram[l.bucket] += 1
 
 
 cdef class Tally:

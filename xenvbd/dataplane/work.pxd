@@ -18,10 +18,11 @@ cdef struct work:
     disk_op op
     iovec iov
     work *next
-    xenvbd_journal_slot *slot                   # with the request
+    xenvbd_journal_slot *slot                   # with the request; for good
     const blkif_request_segment *segments       # of data: the request's own, or a private copy of its pages
     blkif_request_segment *descriptors          # room for that copy
     request_plan plan
+    uint32_t number                             # the slot's; for good
     uint64_t since                              # ns: when it was consumed
     uint64_t discarded                          # sectors of a discard done so far
     uint32_t buffer                             # first page in the arena, or ARENA_NONE
@@ -51,6 +52,16 @@ cdef inline work *pop(work_list *works) noexcept nogil:
     if w != NULL:
         works.first = w.next
     return w
+
+
+cdef inline void push_all(work_list *works, work_list *more) noexcept nogil:
+    """Move all of more, which is not empty, behind works."""
+    if works.first == NULL:
+        works.first = more.first
+    else:
+        works.last.next = more.first
+    works.last = more.last
+    more.first = NULL
 
 
 cdef inline work_list take_all(work_list *works) noexcept nogil:
