@@ -6,7 +6,7 @@ SOURCES := $(shell find xenvbd include -name '*.pyx' -o -name '*.pxd' -o -name '
 DEMO := --guests 2 --seconds 5
 BENCH :=
 
-.PHONY: help setup build build-debian demo test lint bench coverage fuzz clean
+.PHONY: help setup build build-debian deb demo test lint bench coverage fuzz clean
 
 help:
 	@echo "make demo      install what is needed, build, and run two disks on the simulated machine, every byte checked"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench     xenvbd beside fio on the same file, as a ratio"
 	@echo "make coverage  line coverage of the Python and the Cython layers"
 	@echo "make build     compile the Cython modules in place; make build-debian: with Debian's Cython, in build/debian"
+	@echo "make deb       the Debian package, in dist (DEB_BUILD_OPTIONS=nocheck make deb: without its tests)"
 	@echo "make clean     remove everything that was built"
 
 setup:
@@ -29,10 +30,17 @@ build/.built: $(SOURCES) setup.py pyproject.toml scripts/requirements-dev.txt
 	@$(PYTHON) setup.py -q build_ext --inplace
 	@touch $@
 
-# The same sources with Debian's Cython and setuptools, out of the tree.
+# The same sources with Debian's Cython and setuptools, out of the tree.  What compiles need not load: each module is imported.
 build-debian: setup
 	@echo "build-debian: compiling with Debian's Cython into build/debian"
-	@PATH=/usr/bin:/bin /usr/bin/python3 setup.py -q build_ext --build-lib build/debian --build-temp build/debian-temp
+	@PATH=/usr/bin:/bin /usr/bin/python3 setup.py -q build --build-lib build/debian --build-temp build/debian-temp
+	@cd build/debian && /usr/bin/python3 -c 'import importlib, pkgutil, xenvbd; \
+	    [importlib.import_module(m.name) for m in pkgutil.walk_packages(xenvbd.__path__, "xenvbd.") \
+	     if not m.name.endswith("__main__")]'
+
+deb:
+	@scripts/setup-dev --packages-only
+	@scripts/deb
 
 demo: build
 	@scripts/demo $(DEMO)

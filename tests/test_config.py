@@ -132,7 +132,7 @@ def test_a_size_may_be_a_plain_number() -> None:
     assert config.loads("[backend]\nbuffer-bytes = 4194304").options.buffer_bytes == 4 << 20
 
 
-WORD = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+WORD = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=8)
 PATHS = WORD.map(lambda text: "/" + text)
 POWERS = st.integers(9, 21).map(lambda power: 1 << power)
 OPTIONS = {

@@ -1,25 +1,12 @@
 # What Python sees of sim.pyx.
 import os
-from typing import NamedTuple, Self
+from typing import Self
 
+from xenvbd.hv.info import GrantInfo as GrantInfo
+from xenvbd.hv.info import PortInfo as PortInfo
 from xenvbd.hv.ops import Hypervisor
 
 FAULT_OPS: tuple[str, ...]
-
-class PortInfo(NamedTuple):
-    port: int
-    state: str
-    remote_domid: int
-    remote_port: int
-    pending: bool
-    masked: bool
-
-class GrantInfo(NamedTuple):
-    gref: int
-    permitted: bool
-    readonly: bool
-    remote_domid: int
-    frame: int
 
 class SimHypervisor(Hypervisor): ...
 

@@ -1,7 +1,6 @@
 """The simulated machine (include/xenvbd/machine.h) in Python: make it, join it, look at it, break it."""
 import errno
 import os
-from typing import NamedTuple
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport uint32_t, uint64_t
@@ -12,6 +11,7 @@ from posix.types cimport pid_t
 from xenvbd.hv.ops cimport Hypervisor, xenvbd_hypervisor
 
 from xenvbd.errors import HypervisorError, check
+from xenvbd.hv.info import GrantInfo, PortInfo
 
 cdef extern from "xenvbd/machine.h" nogil:
     enum:
@@ -63,25 +63,6 @@ cdef enum:
 # In the order of enum xenvbd_fault_op.
 FAULT_OPS = ("open", "bind", "unbind", "notify", "notify-lost", "unmask", "map", "unmap", "copy", "copy-lie",
              "copy-call", "share", "unshare")
-
-
-class PortInfo(NamedTuple):
-    """A port that is in use.  remote_domid of an unbound one: whom it waits for."""
-    port: int
-    state: str                  # "unbound" or "interdomain"
-    remote_domid: int
-    remote_port: int
-    pending: bool
-    masked: bool
-
-
-class GrantInfo(NamedTuple):
-    """An entry of a grant table that is in use; not permitted: revoked."""
-    gref: int
-    permitted: bool
-    readonly: bool
-    remote_domid: int
-    frame: int
 
 
 cdef class SimHypervisor(Hypervisor):
