@@ -64,6 +64,10 @@ cdef struct span:
     page *page
 
 
+cdef inline bint in_whole_pages(const slot *s) noexcept nogil:
+    return (s.skew | s.sectors & 7) == 0
+
+
 cdef class Peer:
     """A backend that runs in the frontend's own thread whenever the frontend would notify or wait."""
     cdef int serve(self) noexcept nogil
@@ -89,6 +93,7 @@ cdef class Core:
     cdef public bint anonymous          # every request has id 0, as GRUB's have
     cdef public bint always_indirect    # even where 11 segments would do
     cdef public bint spin               # wait by looking, not by sleeping
+    cdef public bint unmarked           # leave whole pages to be read as they are: their content is not looked at
     cdef public uint32_t max_segments   # of a request; more than 11 are sent as INDIRECT
     cdef public uint16_t handle
     cdef public uint8_t number_shift    # sector_number is in units of 512 << this

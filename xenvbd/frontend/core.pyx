@@ -127,7 +127,7 @@ cdef class Core:
         s.version, s.odd = 0, 0
         self.sequence += 1
         s.id = 0 if self.anonymous else self.sequence << 16 | <uint64_t>index
-        if operation == BLKIF_OP_READ:
+        if operation == BLKIF_OP_READ and not (self.unmarked and in_whole_pages(s)):
             self.mark(s)
         return index
 
@@ -175,6 +175,8 @@ cdef class Core:
         cdef span at
         cdef uint32_t i
         cdef uint64_t *words
+        if in_whole_pages(s):
+            return True
         memset(&at, 0, sizeof(at))
         while self.next_span(s, &at):
             words = <uint64_t *>at.page.address

@@ -314,8 +314,10 @@ cdef class Load:
         if not self.started:
             self.started = now_ns()
             self.end = self.end + self.started if self.end != ~<uint64_t>0 else self.end
+        self.queue.unmarked = not self.verifying
         with nogil:
             rc = self.run(until)
+        self.queue.unmarked = False
         self.cpu += thread_cpu() - cpu
         self.stopped = now_ns()
         self._publish()
