@@ -154,7 +154,7 @@ def test_minios_leaves_the_area_ready_for_the_next_kernel(backend, frontend_of) 
     frontend = frontend_of(persona="minios")
     frontend.connect()
     frontend.close()
-    assert backend.states == [1, 4, 5, 6, 1]
+    assert backend.states[-4:] == [4, 5, 6, 1]      # the 1 before, the toolstack's, may have been missed
     assert backend.store.read(f"{BACK}/state") == b"2"
     assert not backend.store.exists(f"{FRONT}/ring-ref")
 

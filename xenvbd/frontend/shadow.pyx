@@ -3,6 +3,7 @@
 A sector of pattern is 64 words: its number, the version, the seed, and 61 words that follow from the three, so a
 sector that is torn, old, or another's is told from a right one and can be named (Shadow.explain).
 """
+cimport cython
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memset
 
@@ -20,6 +21,9 @@ cdef extern from * nogil:
 cdef uint64_t LAST_SECTOR = <uint64_t>1 << 54
 
 
+# The functions for a sector's words are not traced: tracing them would be nearly all that the traced build does.
+
+@cython.linetrace(False)
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
     """The finaliser of splitmix64: every bit of x reaches every bit of the result."""
     x = (x ^ (x >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
@@ -27,10 +31,12 @@ cdef inline uint64_t mix(uint64_t x) noexcept nogil:
     return x ^ (x >> 31)
 
 
+@cython.linetrace(False)
 cdef inline uint64_t key(uint64_t seed, uint64_t sector, uint64_t version) noexcept nogil:
     return mix(seed + mix(sector + mix(version + GOLDEN)))
 
 
+@cython.linetrace(False)
 cdef inline void fill_sector(uint64_t *words, uint64_t seed, uint64_t sector, uint64_t version) noexcept nogil:
     cdef uint64_t base = key(seed, sector, version)
     cdef int i
@@ -39,6 +45,7 @@ cdef inline void fill_sector(uint64_t *words, uint64_t seed, uint64_t sector, ui
     words[0], words[1], words[2] = sector, version, seed
 
 
+@cython.linetrace(False)
 cdef inline bint is_pattern(const uint64_t *words, uint64_t seed, uint64_t sector, uint64_t version) noexcept nogil:
     cdef uint64_t base = key(seed, sector, version)
     cdef uint64_t difference = (words[0] ^ sector) | (words[1] ^ version) | (words[2] ^ seed)
@@ -52,6 +59,7 @@ cdef inline bint is_zero(const uint64_t *words) noexcept nogil:
     return memcmp(words, ZEROS, SECTOR) == 0
 
 
+@cython.linetrace(False)
 cdef uint64_t hash_sector(const uint64_t *words) noexcept nogil:
     cdef uint64_t h = 0
     cdef int i
