@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 from typing import Any
 
 from tests.frontend.model import Model
@@ -46,14 +47,22 @@ class Scripted:
         self.states: list[int] = []             # the frontend's, as seen
         self.refuses = False                    # go to Closing instead of Connected
         self.error: BaseException | None = None
-        self._stop = threading.Event()
+        self._stop, self._following = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="scripted")
 
     def start(self) -> Scripted:
-        """Stand at InitWait and follow the frontend from now on."""
+        """Stand at InitWait and follow the frontend from now on, the state that it is in included."""
         self.store.write(f"{self.back}/state", "2")
         self._thread.start()
+        self._following.wait(10)
         return self
+
+    def saw(self, *states: int) -> bool:
+        """Whether the last that it saw of the frontend, now or within ten seconds, are these states."""
+        deadline = time.monotonic() + 10
+        while tuple(self.states[-len(states):]) != states and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return tuple(self.states[-len(states):]) == states
 
     def stop(self) -> None:
         self._stop.set()
@@ -80,6 +89,7 @@ class Scripted:
     def _follow(self, store: Store) -> None:
         front, back = (int(store.get(f"{side}/state", b"0")) for side in (self.front, self.back))
         self.states.append(front)
+        self._following.set()
         if front == 1 and back == 6:
             store.write(f"{self.back}/state", "2")
         elif front in (3, 4) and back == 2:

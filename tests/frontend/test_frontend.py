@@ -91,11 +91,11 @@ def test_closing_waits_for_what_is_in_flight(connected) -> None:
 def test_a_with_block_closes_politely_and_a_failed_one_vanishes(backend, frontend_of) -> None:
     with frontend_of() as frontend:
         frontend.connect()
-    assert backend.states[-2:] == [5, 6]
+    assert backend.saw(5, 6)
     with pytest.raises(ZeroDivisionError), frontend_of() as frontend:
         frontend.connect()
         raise ZeroDivisionError
-    assert backend.states[-1] == 4
+    assert backend.saw(4)
 
 
 def test_before_connecting_there_is_neither_ring_nor_disk(store_server, frontend_of) -> None:
@@ -128,7 +128,7 @@ def test_io_goes_on_without_the_store_and_closing_finds_it_again(connected, stor
     assert frontend.look() == "connected"
     store_server.drop_connections(5)
     frontend.close()
-    assert backend.states[-2:] == [5, 6]
+    assert backend.saw(5, 6)
 
 
 def test_a_result_counts_what_the_load_did(connected) -> None:

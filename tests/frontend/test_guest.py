@@ -72,7 +72,7 @@ def test_a_guest_connects_works_verifies_and_closes(backend, guest) -> None:
     assert {line["phase"] for line in named(lines, "progress")} == {"prepare", "load", "digest"}
     assert [(s["frontend"], s["backend"]) for s in named(lines, "state")][-1] == ("Closed", "Closed")
     assert lines[-1]["event"] == "closed"
-    assert backend.states[-2:] == [5, 6]
+    assert backend.saw(5, 6)
 
 
 def test_the_handshake_is_told_node_by_node(backend, guest) -> None:
