@@ -6,11 +6,12 @@ SOURCES := $(shell find xenvbd include -name '*.pyx' -o -name '*.pxd' -o -name '
 DEMO := --guests 2 --seconds 5
 BENCH :=
 
-.PHONY: help setup build build-debian deb demo test lint bench coverage fuzz clean
+.PHONY: help setup build build-debian deb demo test test-crash lint bench coverage fuzz clean
 
 help:
 	@echo "make demo      install what is needed, build, and run two disks on the simulated machine, every byte checked"
 	@echo "make test      all tests that need no hypervisor"
+	@echo "make test-crash  1,000 kills of what serves a disk, and one before each store to ring and journal"
 	@echo "make lint      ruff, mypy, cython-lint"
 	@echo "make fuzz      libFuzzer and atheris on everything that parses what a guest or a client wrote, 60 s a target"
 	@echo "make bench     xenvbd beside fio on the same file, as a ratio"
@@ -47,6 +48,11 @@ demo: build
 
 test: build
 	$(PYTHON) -m pytest -q
+
+# Kills: before every store to ring and journal, and CYCLES at random moments.
+CYCLES := 1000
+test-crash: build
+	XENVBD_CRASH_ALL=1 XENVBD_CRASH_CYCLES=$(CYCLES) $(PYTHON) -m pytest -v tests/crash
 
 lint: setup
 	.venv/bin/ruff check .

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from xenvbd import __version__
 from xenvbd.errors import ProtocolError
-from xenvbd.journal import Identity, Journal, boot_id
+from xenvbd.journal import VERSION, Identity, Journal, boot_id, version_of
 from xenvbd.ring import Request
 
 IDENTITY = Identity(domid=7, devid=51712, queue=0, evtchn=9, abi=2, ring_refs=(100, 101),
                     image_dev=1, image_ino=2, capacity=2048)
-ENTRIES, SLOTS, SLOT = 64, 4096, 128
+ENTRIES, SLOTS, SLOT, WRITER = 64, 4096, 128, 180
 
 
 @pytest.fixture
@@ -68,11 +69,68 @@ def test_another_rings_journal_is_refused_with_what_differs(file: int, change: d
 
 
 def test_a_journal_of_another_boot_or_version_or_none_at_all_is_refused(file: int) -> None:
-    for offset, names in (0, "magic"), (8, "version"), (16, "boot"):
+    for offset, names in (0, "magic differs"), (8, "version differs"), (16, "boot differs"):
         Journal.create(file, IDENTITY, ENTRIES)
         os.pwrite(file, b"?", offset)
-        with pytest.raises(ProtocolError, match=f"{names} differs"):
+        with pytest.raises(ProtocolError, match=names):
             Journal.open(file, IDENTITY, ENTRIES)
+
+
+def test_a_journal_of_another_version_is_refused_with_who_can_read_it(file: int) -> None:
+    Journal.create(file, IDENTITY, ENTRIES)
+    assert version_of(file) == (VERSION, __version__)
+    os.pwrite(file, struct.pack("=I", 7), 8)
+    os.pwrite(file, b"9.8.7\0", WRITER)
+    assert version_of(file) == (7, "9.8.7")
+    with pytest.raises(ProtocolError, match=r"is 7, of xenvbd 9\.8\.7; .* go back to xenvbd 9\.8\.7"):
+        Journal.open(file, IDENTITY, 4 * ENTRIES)
+
+
+def test_a_file_that_is_no_journal_was_never_begun(file: int) -> None:
+    assert not Journal.begun(file) and version_of(file) == (0, "")
+    Journal.create(file, IDENTITY, ENTRIES)
+    assert Journal.begun(file)
+
+
+# What a later worker makes of it
+
+def left_behind(file: int, slots: dict, req_cons: int, rsp_prod: int) -> Journal:
+    """A journal with these slots in use: {slot: (idx, answered, rsp_idx)}."""
+    Journal.create(file, IDENTITY, ENTRIES)
+    for slot, fields in slots.items():
+        os.pwrite(file, struct.pack("=IIII", 1, *fields), SLOTS + SLOT * slot)
+    os.pwrite(file, struct.pack("=II", req_cons, rsp_prod), 172)
+    return Journal.open(file, IDENTITY, ENTRIES)
+
+
+@pytest.mark.parametrize("base", [0, (1 << 32) - 2])
+def test_a_request_that_was_answered_is_let_go_and_all_others_are_begun_again(file: int, base: int) -> None:
+    def at(number: int) -> int:
+        return (base + number) % (1 << 32)
+
+    journal = left_behind(file, {
+        3: (at(0), 1, at(1)),       # published
+        4: (at(1), 1, at(2)),       # its response stands in the ring, unpublished
+        5: (at(2), 0, 0),
+        6: (at(4), 0, 0),           # only being consumed
+    }, req_cons=at(4), rsp_prod=at(2))
+    for _ in range(2):              # done again, it changes nothing
+        assert journal.reconcile() == 2
+        assert [(p.idx, p.answered) for p in journal.pending()] == [(at(1), False), (at(2), False)]
+    assert (journal.req_cons, journal.rsp_prod) == (at(4), at(2))
+
+
+def test_a_request_may_be_older_than_half_of_all_indices(file: int) -> None:
+    """One that there is no room for waits while thousands of millions pass it."""
+    journal = left_behind(file, {0: (5, 0, 0), 1: ((1 << 31) + 90, 0, 0)}, req_cons=(1 << 31) + 91,
+                          rsp_prod=(1 << 31) + 89)
+    assert journal.reconcile() == 2
+    assert [p.idx for p in journal.pending()] == [5, (1 << 31) + 90]
+
+
+def test_a_journal_that_contradicts_itself_is_refused(file: int) -> None:
+    with pytest.raises(ProtocolError, match="1 requests that were not answered, and its indices say 3"):
+        left_behind(file, {0: (4, 0, 0)}, req_cons=5, rsp_prod=2).reconcile()
 
 
 def test_a_journal_that_is_too_short_is_refused(file: int) -> None:

@@ -42,6 +42,7 @@ cdef extern from "xenvbd/journal.h" nogil:
         uint32_t failed
         uint32_t req_cons
         uint32_t rsp_prod
+        char writer[24]
 
 cdef struct journal:
     xenvbd_journal_header *header
@@ -89,6 +90,13 @@ cdef inline void journal_release(journal *j, xenvbd_journal_slot *slot, uint32_t
     j.nr_free += 1
 
 
+# After the death of the worker that kept it: let go of what it had answered, forget what it had only begun to consume
+# or to answer.  Done again, it changes nothing.  How many requests are to be begun again.
+cdef uint32_t journal_reconcile(journal *j) noexcept nogil
+# The slots in use, the one consumed first first; how many they are.
+cdef uint32_t journal_order(const journal *j, uint32_t *order) noexcept nogil
+
+
 cdef inline void journal_fail(journal *j) noexcept nogil:
     """A flush failed: stored before anything else happens."""
     j.header.failed = 1
@@ -99,3 +107,5 @@ cdef class Journal:
     """The mapping of a journal; see journal.pyx."""
     cdef journal c
     cdef size_t length
+    # The slots as a later worker has to take them; their number.  ProtocolError: the journal contradicts itself.
+    cdef uint32_t take_over(self) except? 0xFFFFFFFF

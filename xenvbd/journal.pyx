@@ -9,8 +9,10 @@ from collections import namedtuple
 
 from libc.errno cimport errno as c_errno
 from libc.stdlib cimport calloc, free
+from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset, strncmp
 
+from xenvbd import __version__
 from xenvbd.errors import ProtocolError
 from xenvbd.ring cimport request_to_python
 
@@ -20,6 +22,7 @@ cdef extern from "sys/mman.h" nogil:
     void *mmap(void *address, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void *address, size_t length)
 
+VERSION = XENVBD_JOURNAL_VERSION
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 Identity = namedtuple("Identity", "domid devid queue evtchn abi ring_refs image_dev image_ino capacity",
@@ -40,6 +43,41 @@ def boot_id():
 
 cdef size_t size_of(uint32_t entries):
     return XENVBD_JOURNAL_HEADER_SIZE + <size_t>entries * sizeof(xenvbd_journal_slot)
+
+
+cdef uint32_t journal_reconcile(journal *j) noexcept nogil:
+    cdef uint32_t i, left = 0
+    cdef xenvbd_journal_slot *slot
+    for i in range(j.header.nr_slots):
+        slot = &j.slots[i]
+        if not slot.valid:
+            continue
+        # A request may wait while 2^31 others pass it, so its age says nothing; a response is as fresh as its batch.
+        if slot.idx == j.header.req_cons or (
+                slot.answered and <int32_t>(slot.rsp_idx - j.header.rsp_prod) < 0):
+            slot.valid = 0
+        else:
+            slot.answered = 0
+            left += 1
+        _compiler_barrier(_SEQ_CST)
+    return left
+
+
+cdef inline uint32_t age(const journal *j, uint32_t slot) noexcept nogil:
+    return j.header.req_cons - 1 - j.slots[slot].idx
+
+
+cdef uint32_t journal_order(const journal *j, uint32_t *order) noexcept nogil:
+    cdef uint32_t i, at, n = 0
+    for i in range(j.header.nr_slots):
+        if j.slots[i].valid:
+            at = n
+            while at > 0 and age(j, order[at - 1]) < age(j, i):
+                order[at] = order[at - 1]
+                at -= 1
+            order[at] = i
+            n += 1
+    return n
 
 
 cdef class Journal:
@@ -67,6 +105,7 @@ cdef class Journal:
         write_header(self.c.header, identity, entries, index)
         list_free_slots(self, entries)
         # Last: a file without it is no journal.
+        _compiler_barrier(_SEQ_CST)
         self.c.header.magic = XENVBD_JOURNAL_MAGIC
         return self
 
@@ -75,6 +114,7 @@ cdef class Journal:
         """An earlier worker's journal of this very ring.  ProtocolError(ESTALE): it is another's."""
         cdef Journal self = Journal.__new__(Journal)
         cdef xenvbd_journal_header expected
+        refuse_other_version(fd)
         if os.fstat(fd).st_size < size_of(entries):
             raise ProtocolError(errno.ESTALE, "the journal is shorter than its ring needs")
         map_journal(self, fd, entries)
@@ -84,6 +124,27 @@ cdef class Journal:
             raise ProtocolError(errno.ESTALE, f"the journal is not this ring's: {mismatch} differs")
         list_free_slots(self, entries)
         return self
+
+    @staticmethod
+    def begun(fd):
+        """Whether the file is a journal, of whatever ring and version: without one nothing was ever consumed."""
+        cdef uint64_t magic = XENVBD_JOURNAL_MAGIC
+        return os.pread(fd, sizeof(magic), 0) == (<char *>&magic)[:sizeof(magic)]
+
+    def reconcile(self):
+        """Make it what a later worker has to go on with; how many requests that is to begin again.
+
+        ProtocolError(EPROTO): it contradicts itself."""
+        return self.take_over()
+
+    cdef uint32_t take_over(self) except? 0xFFFFFFFF:
+        cdef xenvbd_journal_header *header = self.c.header
+        cdef uint32_t left = journal_reconcile(&self.c), missing = header.req_cons - header.rsp_prod
+        if left != missing:
+            raise ProtocolError(errno.EPROTO, f"the journal has {left} requests that were not answered, "
+                                f"and its indices say {missing}")
+        list_free_slots(self, header.nr_slots)
+        return left
 
     @property
     def failed(self):
@@ -110,7 +171,7 @@ cdef class Journal:
             if slot.valid:
                 request = request_to_python(&slot.request)
                 found.append(Pending(slot.idx, bool(slot.answered), slot.rsp_idx, request))
-        return sorted(found, key=lambda p: (p.idx - self.c.header.rsp_prod) % (1 << 32))
+        return sorted(found, key=lambda p: (p.idx - self.c.header.req_cons - 1) % (1 << 32))
 
 
 cdef void map_journal(Journal self, object fd, uint32_t entries) except *:
@@ -128,9 +189,11 @@ cdef void map_journal(Journal self, object fd, uint32_t entries) except *:
 cdef void list_free_slots(Journal self, uint32_t entries) except *:
     """The stack of free slots is not kept in the file: it is what the valid marks say."""
     cdef uint32_t i
-    self.c.free = <uint32_t *>calloc(entries, sizeof(uint32_t))
     if self.c.free == NULL:
-        raise MemoryError()
+        self.c.free = <uint32_t *>calloc(entries, sizeof(uint32_t))
+        if self.c.free == NULL:
+            raise MemoryError()
+    self.c.nr_free = 0
     for i in range(entries):
         if not self.c.slots[entries - 1 - i].valid:
             self.c.free[self.c.nr_free] = entries - 1 - i
@@ -139,11 +202,12 @@ cdef void list_free_slots(Journal self, uint32_t entries) except *:
 
 cdef void write_header(xenvbd_journal_header *header, identity, uint32_t entries, uint32_t index) except *:
     """Everything but the magic."""
-    cdef bytes boot = boot_id()
+    cdef bytes boot = boot_id(), writer = __version__.encode()
     memset(header, 0, sizeof(header[0]))
     if not 1 <= len(identity.ring_refs) <= XENVBD_MAX_RING_PAGES:
         raise ValueError("a ring has 1 to 16 pages")
     memcpy(header.boot_id, <char *>boot, min(<size_t>len(boot), sizeof(header.boot_id) - 1))
+    memcpy(header.writer, <char *>writer, min(<size_t>len(writer), sizeof(header.writer) - 1))
     header.version, header.nr_slots = XENVBD_JOURNAL_VERSION, entries
     header.domid, header.devid, header.queue = identity.domid, identity.devid, identity.queue
     header.evtchn, header.abi, header.ring_pages = identity.evtchn, identity.abi, len(identity.ring_refs)
@@ -152,6 +216,24 @@ cdef void write_header(xenvbd_journal_header *header, identity, uint32_t entries
     header.image_dev, header.image_ino = identity.image_dev, identity.image_ino
     header.capacity = identity.capacity
     header.req_cons = header.rsp_prod = index
+
+
+def version_of(fd):
+    """(version, version of xenvbd that made it) of a journal; (0, "") if it is none."""
+    cdef xenvbd_journal_header header
+    cdef bytes raw = os.pread(fd, sizeof(header), 0)
+    if len(raw) < <Py_ssize_t>sizeof(header) or not Journal.begun(fd):
+        return 0, ""
+    memcpy(&header, <char *>raw, sizeof(header))
+    return header.version, header.writer[:sizeof(header.writer)].partition(b"\0")[0].decode("ascii", "replace")
+
+
+cdef refuse_other_version(fd):
+    version, writer = version_of(fd)
+    if version not in (0, VERSION):
+        raise ProtocolError(errno.ESTALE, f"the journal's version differs: it is {version}, of xenvbd {writer}; this "
+                            f"xenvbd {__version__} reads version {VERSION}; go back to xenvbd {writer}, which can take "
+                            "it over, and detach the disk before the upgrade")
 
 
 cdef str first_difference(const xenvbd_journal_header *a, const xenvbd_journal_header *b):

@@ -76,6 +76,9 @@ cdef uint32_t ring_entries(uint32_t pages, int abi) noexcept nogil
 
 # The backend's end.  back_attach(): req_cons and rsp_prod start at `index` (0 for a fresh ring).
 cdef void back_attach(back_ring *ring, void *sring, uint32_t pages, int abi, uint32_t index) noexcept nogil
+# The same where an earlier worker left off: whatever rsp_prod the shared page has, it has this one from here on.
+cdef void back_adopt(back_ring *ring, void *sring, uint32_t pages, int abi, uint32_t req_cons,
+                     uint32_t rsp_prod) noexcept nogil
 # Requests posted and not taken, req_prod read once (acquire); -EPROTO: the producer overran the ring (R2).
 cdef int back_pending(back_ring *ring) noexcept nogil
 # The layouts and operations that are not the common one.

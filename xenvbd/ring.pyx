@@ -83,6 +83,13 @@ cdef void back_attach(back_ring *ring, void *sring, uint32_t pages, int abi, uin
     ring.req_cons = ring.rsp_prod_pvt = ring.rsp_prod = index
 
 
+cdef void back_adopt(back_ring *ring, void *sring, uint32_t pages, int abi, uint32_t req_cons,
+                     uint32_t rsp_prod) noexcept nogil:
+    back_attach(ring, sring, pages, abi, rsp_prod)
+    ring.req_cons = req_cons
+    store32(&(<blkif_sring *>sring).rsp_prod, rsp_prod, __ATOMIC_RELEASE)
+
+
 cdef int back_pending(back_ring *ring) noexcept nogil:
     cdef uint32_t posted = load32(&(<blkif_sring *>ring.sring).req_prod, __ATOMIC_ACQUIRE) - ring.req_cons
     # One comparison finds a producer that ran ahead and one that went back: both exceed the room there is.

@@ -6,8 +6,11 @@
  * killed process stops between two instructions), so writers use compiler barriers only.
  *
  *   consume:  copy the request into a free slot; idx; valid = 1; header.req_cons = idx + 1; start the I/O
- *   publish:  write the response into the ring; rsp_idx and answered = 1; header.rsp_prod and the ring's
+ *   publish:  write the response into the ring; rsp_idx and answered = 1; header.rsp_prod; the ring's
  *             rsp_prod; valid = 0
+ *   adopt:    a slot with idx == header.req_cons was only being consumed, one answered below header.rsp_prod
+ *             was answered: valid = 0.  All others: answered = 0, and they are begun again, oldest first.  The
+ *             ring's rsp_prod = header.rsp_prod, whatever it says: those responses were all written before.
  */
 #ifndef XENVBD_JOURNAL_H
 #define XENVBD_JOURNAL_H
@@ -42,7 +45,8 @@ struct xenvbd_journal_header {
     uint64_t capacity;                 /* 512-byte sectors */
     uint32_t failed;                   /* a flush failed: nothing after it may be answered */
     uint32_t req_cons;                 /* requests below this index were consumed */
-    uint32_t rsp_prod;                 /* responses below this index were published */
+    uint32_t rsp_prod;                 /* responses below this index were published, or are about to be */
+    char writer[24];                   /* the version of xenvbd that made it, for messages */
 };
 static_assert(sizeof(struct xenvbd_journal_header) <= XENVBD_JOURNAL_HEADER_SIZE, "journal header");
 

@@ -118,7 +118,7 @@ cdef void retry_held(Queue q) noexcept nogil:
 
 cdef void fault(Queue q, work *w, int error) noexcept nogil:
     """An operation failed.  At the end of the ring, a write without room is an error like any other."""
-    if w.op.opcode == DISK_WRITE and (error == ENOSPC or error == EDQUOT) and not q.stopping:
+    if w.op.opcode == DISK_WRITE and (error == ENOSPC or error == EDQUOT) and (q.handing_over or not q.stopping):
         hold(q, w, error)
         return
     if w.was_held:

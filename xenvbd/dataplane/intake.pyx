@@ -105,18 +105,12 @@ cdef uint32_t revive(Queue q) noexcept nogil:
     return n
 
 
-cdef inline void admit(Queue q, uint64_t now) noexcept nogil:
-    """Take the next request and see where it goes."""
-    cdef uint32_t idx = q.ring.req_cons
-    cdef work *w = &q.works[journal_take(q.log)]
+cdef inline void admit(Queue q, work *w, uint64_t now) noexcept nogil:
+    """See where a request goes that stands in its journal slot."""
     cdef xenvbd_journal_slot *slot = w.slot
     cdef int16_t status
-    back_take(&q.ring, &slot.request)
-    journal_consumed(q.log, slot, idx)
     q.live += 1
     w.since, w.stage, w.segments = now, WORK_TAKEN, slot.request.u.seg
-    if q.limits.unit_shift:
-        request_scale(&slot.request, q.limits.unit_shift)
     status = request_check(&slot.request, &q.limits, &w.plan)
     if status != BLKIF_RSP_OKAY:
         refuse(q, w, status)
@@ -127,6 +121,17 @@ cdef inline void admit(Queue q, uint64_t now) noexcept nogil:
         push(&q.describing, w)
     else:
         prepare(q, w)
+
+
+cdef inline work *take(Queue q) noexcept nogil:
+    """Copy the next request into a journal slot."""
+    cdef uint32_t idx = q.ring.req_cons
+    cdef work *w = &q.works[journal_take(q.log)]
+    back_take(&q.ring, &w.slot.request)
+    if q.limits.unit_shift:
+        request_scale(&w.slot.request, q.limits.unit_shift)
+    journal_consumed(q.log, w.slot, idx)
+    return w
 
 
 cdef uint32_t consume(Queue q) noexcept nogil:
@@ -141,7 +146,7 @@ cdef uint32_t consume(Queue q) noexcept nogil:
         now = now_ns()
         budget = min(budget, <uint32_t>posted)
         while n < budget and q.barrier == NULL and q.starving.first == NULL:
-            admit(q, now)
+            admit(q, take(q), now)
             n += 1
     q.more = n < <uint32_t>posted
     return n
@@ -212,6 +217,16 @@ cdef void gather(Queue q) noexcept nogil:
             if copied(q, w, w.plan.nr_segments):
                 execute(q, w)
             w = pop(&batch)
+
+
+cdef void begin_again(Queue q, const uint32_t *slots, uint32_t nr) noexcept nogil:
+    cdef uint64_t now = now_ns()
+    cdef uint32_t i
+    for i in range(nr):
+        admit(q, &q.works[slots[i]], now)
+    # Not left to the first pass: it takes nothing, and describes nothing, while there is a barrier.
+    describe(q)
+    gather(q)
 
 
 cdef uint32_t intake(Queue q) noexcept nogil:

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from xenvbd.dataplane.device import Device
-from xenvbd.dataplane.queue import ABANDON, RESUME, STOP, Queue
+from xenvbd.dataplane.queue import ABANDON, HAND_OVER, RESUME, STOP, Queue
 from xenvbd.dataplane.settings import Settings
 from xenvbd.dataplane.thread import run
 from xenvbd.errors import Error
@@ -91,12 +91,16 @@ class DataPlane:
         return self._events_fd
 
     def start(self, agreement: Agreement, journals: Sequence[int] | None = None,
-              stats: Sequence[int] | None = None) -> None:
+              stats: Sequence[int] | None = None, *, adopt: bool = False) -> None:
         """Map the rings, bind the event channels, serve: one thread a queue.
 
         journals, stats: a file's descriptor for each queue, which stays the caller's; None: private memory.
+        adopt: the rings are in use, and the journals are those of the worker that served them, which is dead or
+        has handed over; the disk's lock was waited for.  ProtocolError (ESTALE, EPROTO): they are not, or are damaged.
         Raises HypervisorError, ProtocolError or OSError with everything undone."""
         self._expect("stopped")
+        if adopt and not journals:
+            raise Error(errno.EINVAL, "without journals no ring can be adopted", disk=self.name or None)
         device = Device()
         try:
             for number in range(len(agreement.queues)):
@@ -104,7 +108,7 @@ class DataPlane:
                 self._queues.append(queue)      # first, so that what a failure left is closed
                 queue.__init__(number, self._hypervisor, self._disk, device, agreement,  # type: ignore[misc]
                                self.settings, self._image, journals[number] if journals else None,
-                               stats[number] if stats else None, self._events_fd)
+                               stats[number] if stats else None, self._events_fd, adopt)
             self._start_threads()
         except BaseException:
             self._end_threads()
@@ -124,14 +128,15 @@ class DataPlane:
                 raise Error(-rc, f"queue {queue.number} cannot use {self._disk.target}: {os.strerror(-rc)}",
                             disk=self.name or None)
 
-    def stop_begin(self, *, abandon: bool = False) -> None:
+    def stop_begin(self, *, abandon: bool = False, hand_over: bool = False) -> None:
         """Stop consuming; answer what was consumed; let go of the rings.  The event "stopped" tells when that is done.
 
         abandon: the frontend is gone or must wait no longer: let go of the rings at once, answer nothing more.
-        Buffers stay until the storage is done with them in either case.  In no state does this wait."""
+        hand_over: answer what the storage is doing, leave all else in the journals for a later start(adopt=True).
+        Buffers stay until the storage is done with them in every case.  In no state does this wait."""
         if self._state in ("running", "stopping"):
             for queue in self._queues:
-                queue.order(STOP | (ABANDON if abandon else 0))
+                queue.order(STOP | (ABANDON if abandon else 0) | (HAND_OVER if hand_over else 0))
             self._state = "stopping"
 
     def stop(self, timeout: float | None = None) -> bool:

@@ -21,6 +21,7 @@ cdef enum queue_order:
     ORDER_ABANDON = 2       # with STOP: the frontend is gone; let go of the ring now
     ORDER_RESUME = 4        # try again what there was no room for
     ORDER_WAKE = 8          # another queue of the disk has changed something: look
+    ORDER_HAND_OVER = 16    # with STOP: leave in the journal what the disk has not got, for a later worker
 
 cdef enum queue_silence:
     # Why the ring is not written to any more.
@@ -36,6 +37,7 @@ cdef enum watch_tag:
 
 cdef class Queue:
     cdef readonly uint32_t number
+    cdef uint32_t domid
     # what it works with
     cdef EventChannels evtchn
     cdef GrantTable grants
@@ -80,6 +82,8 @@ cdef class Queue:
     # how the thread is to go on
     cdef int silence                # enum queue_silence
     cdef bint stopping
+    cdef bint handing_over
+    cdef bint adopting              # the ring was served before: begin with what the journal has
     cdef bint masked                # an event came, and the port is masked until the work is done
     cdef bint rung                  # an event came, and the ring has not been looked at since
     cdef bint more                  # the ring had more than this pass took
@@ -101,8 +105,9 @@ cdef class Queue:
     cdef set_limits(self, Disk disk, settings, agreement)
     cdef connect(self, Hypervisor hypervisor, agreement)
     cdef attach_ring(self, uint32_t pages, int abi)
+    cdef open_journal(self, agreement, image, journal_fd)
+    cdef bind(self, Hypervisor hypervisor, agreement)
     cdef allocate(self, Disk disk, settings)
-    cdef open_files(self, agreement, image, journal_fd, stats_fd)
     cdef join_device(self)
 
 

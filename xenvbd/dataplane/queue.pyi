@@ -8,6 +8,7 @@ from xenvbd.hv.ops import Hypervisor
 STOP: int
 ABANDON: int
 RESUME: int
+HAND_OVER: int
 
 class Queue:
     number: int
@@ -15,7 +16,7 @@ class Queue:
     entries: int
     def __init__(self, number: int, hypervisor: Hypervisor, disk: Disk, device: Device, agreement: Agreement,
                  settings: Settings, image: tuple[int, int], journal_fd: int | None, stats_fd: int | None,
-                 events_fd: int) -> None: ...
+                 events_fd: int, adopt: bool = ...) -> None: ...
     def close(self) -> None: ...
     def order(self, bits: int) -> None: ...
     def take_events(self) -> tuple[list[tuple[str, int, int]], int]: ...

@@ -1,12 +1,13 @@
 """Setting up what an I/O thread needs, so that the thread itself allocates nothing; and taking it down."""
 import errno
 import os
+import time
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from xenvbd.dataplane.arena cimport ARENA_NONE, Arena
-from xenvbd.dataplane.device cimport MAX_QUEUES, Device
+from xenvbd.dataplane.device cimport MAX_QUEUES, Device, device_fail, device_failed
 from xenvbd.dataplane.events cimport event, event_take, kick
 from xenvbd.dataplane.tally cimport Tally
 from xenvbd.disk.disk cimport Disk
@@ -14,7 +15,7 @@ from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable
 from xenvbd.hv.ops cimport Hypervisor
 from xenvbd.journal cimport Journal
-from xenvbd.ring cimport XENVBD_SECTOR_SIZE, back_attach, back_pending, back_shared_rsp_prod
+from xenvbd.ring cimport XENVBD_SECTOR_SIZE, back_adopt, back_attach, back_pending, back_shared_rsp_prod, ring_entries
 
 from xenvbd.dataplane.events import KINDS
 from xenvbd.errors import ProtocolError, check
@@ -29,6 +30,7 @@ cdef extern from * nogil:
 # A kernel or machine without it: the handle is not confined, and works.
 NO_RESTRICTION = (-errno.ENOTTY, -errno.ENOSYS, -errno.EOPNOTSUPP)
 DISCARDS_A_DISK = 2
+BIND_SECONDS = 5.0                  # the kernel may give back the port of a killed process a little late
 
 
 cdef void order(Queue q, uint32_t bits) noexcept nogil:
@@ -45,19 +47,23 @@ cdef class Queue:
         self.eager = True
 
     def __init__(self, uint32_t number, Hypervisor hypervisor, Disk disk, Device device, agreement, settings,
-                 image, journal_fd, stats_fd, int events_fd):
-        """agreement, settings: see plane.py; image: (dev, ino).  Raises OSError and its subclasses; close()
-        undoes what was done until then."""
-        self.number, self.device = number, device
+                 image, journal_fd, stats_fd, int events_fd, bint adopt=False):
+        """agreement, settings: see plane.py; image: (dev, ino); adopt: the ring of a worker that has died or handed
+        over.  Raises OSError and its subclasses; close() undoes what was done until then."""
+        self.number, self.device, self.domid = number, device, agreement.domid
         self.events.fd = events_fd
         self.poll_ns = settings.poll_ns
         self.idle_ns = int(settings.idle_seconds * 1e9)
         self.discards_allowed = max(1, DISCARDS_A_DISK // len(agreement.queues))
         self.control = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.adopting = adopt and Journal.begun(journal_fd)
         self.set_limits(disk, settings, agreement)
         self.connect(hypervisor, agreement)
+        self.open_journal(agreement, image, journal_fd)
+        self.bind(hypervisor, agreement)
         self.allocate(disk, settings)
-        self.open_files(agreement, image, journal_fd, stats_fd)
+        self.tally = Tally(stats_fd)
+        self.stats = self.tally.stats
         self.join_device()
 
     def __dealloc__(self):
@@ -75,22 +81,47 @@ cdef class Queue:
         self.limits.barrier = settings.barrier
 
     cdef connect(self, Hypervisor hypervisor, agreement):
-        """Map the ring and bind the event channel."""
+        """Map the ring."""
         part = agreement.queues[self.number]
         self.grants = GrantTable(hypervisor)
         self.mapping = self.grants.map(agreement.domid, part.ring_refs)
-        self.attach_ring(len(part.ring_refs), ABIS[agreement.abi])
+        self.ring.sring, self.ring.abi = self.mapping.address, ABIS[agreement.abi]
+        self.ring.nr_ents = ring_entries(len(part.ring_refs), self.ring.abi)
+
+    cdef open_journal(self, agreement, image, journal_fd):
+        """A fresh one; or the one that the ring has, and with it the ring's indices."""
+        cdef Journal file
+        part = agreement.queues[self.number]
+        pages = len(part.ring_refs)
+        identity = Identity(agreement.domid, agreement.devid, self.number, part.event_channel, self.ring.abi,
+                            tuple(part.ring_refs), image[0], image[1], self.limits.capacity)
+        if self.adopting:
+            file = Journal.open(journal_fd, identity, self.ring.nr_ents)
+            file.take_over()
+            back_adopt(&self.ring, self.mapping.address, pages, self.ring.abi, file.c.header.req_cons,
+                       file.c.header.rsp_prod)
+        else:
+            self.attach_ring(pages, self.ring.abi)
+            file = Journal.create(journal_fd, identity, self.ring.nr_ents, self.ring.rsp_prod)
+        self.journal_file, self.log = file, &file.c
+
+    cdef bind(self, Hypervisor hypervisor, agreement):
+        """Bind the event channel."""
+        part = agreement.queues[self.number]
         self.evtchn = EventChannels(hypervisor)
         # A disk of this very domain (a toolstack reads a guest's boot loader through one): Linux cannot confine to 0.
         rc = self.evtchn.c_restrict_domid(agreement.domid) if agreement.domid else 0
         if rc not in NO_RESTRICTION:
             check(rc, f"confine the event channels to domain {agreement.domid}")
-        self.port = check(self.evtchn.c_bind_interdomain(agreement.domid, part.event_channel),
-                          f"bind event channel {part.event_channel} of domain {agreement.domid}")
+        deadline = time.monotonic() + (BIND_SECONDS if self.adopting else 0)
+        rc = self.evtchn.c_bind_interdomain(agreement.domid, part.event_channel)
+        while rc == -errno.EINVAL and time.monotonic() < deadline:
+            time.sleep(0.002)
+            rc = self.evtchn.c_bind_interdomain(agreement.domid, part.event_channel)
+        self.port = check(rc, f"bind event channel {part.event_channel} of domain {agreement.domid}")
 
     cdef attach_ring(self, uint32_t pages, int abi):
         """Begin where the frontend says that responses are, as blkback does: a fresh ring says 0."""
-        self.ring.sring = self.mapping.address
         cdef uint32_t index = back_shared_rsp_prod(&self.ring)
         back_attach(&self.ring, self.mapping.address, pages, abi, index)
         if back_pending(&self.ring) < 0:
@@ -106,25 +137,14 @@ cdef class Queue:
         self.batch = <copy_batch *>calloc(1, sizeof(copy_batch))
         if self.works == NULL or self.descriptors == NULL or self.batch == NULL:
             raise MemoryError()
+        self.batch.domid = self.domid
         for i in range(entries):
+            self.works[i].slot, self.works[i].number = self.log.slots + i, i
             self.works[i].descriptors = self.descriptors + i * room
             self.works[i].op.owner = &self.works[i]
             self.works[i].op.iov = &self.works[i].iov
             self.works[i].buffer = ARENA_NONE
         self.disk = disk.queue(entries + 1)         # one more: the fdatasync that flushes share
-
-    cdef open_files(self, agreement, image, journal_fd, stats_fd):
-        cdef uint32_t i
-        part = agreement.queues[self.number]
-        identity = Identity(agreement.domid, agreement.devid, self.number, part.event_channel, self.ring.abi,
-                            tuple(part.ring_refs), image[0], image[1], self.limits.capacity)
-        self.batch.domid = agreement.domid
-        self.journal_file = Journal.create(journal_fd, identity, self.ring.nr_ents, self.ring.rsp_prod)
-        self.log = &self.journal_file.c
-        for i in range(self.ring.nr_ents):
-            self.works[i].slot, self.works[i].number = self.log.slots + i, i
-        self.tally = Tally(stats_fd)
-        self.stats = self.tally.stats
 
     cdef join_device(self):
         cdef Device device = self.device
@@ -135,6 +155,8 @@ cdef class Queue:
         device.peers[device.nr_peers].log = self.log
         device.nr_peers += 1
         device.running += 1
+        if self.log.header.failed or device_failed(device):
+            device_fail(device)
 
     cdef int attach(self) noexcept nogil:
         """In the I/O thread: 0 or a negative errno."""
@@ -191,4 +213,4 @@ cdef class Queue:
         return self.ring.nr_ents
 
 
-STOP, ABANDON, RESUME = ORDER_STOP, ORDER_ABANDON, ORDER_RESUME
+STOP, ABANDON, RESUME, HAND_OVER = ORDER_STOP, ORDER_ABANDON, ORDER_RESUME, ORDER_HAND_OVER

@@ -4,6 +4,7 @@ It holds the GIL only to begin and to end.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from xenvbd.dataplane.adopt cimport adopt
 from xenvbd.dataplane.arena cimport arena_trim
 from xenvbd.dataplane.device cimport device_failed, device_leave
 from xenvbd.dataplane.events cimport EVENT_STOPPED, event_post
@@ -11,6 +12,7 @@ from xenvbd.dataplane.execute cimport follow_failure, retry_held
 from xenvbd.dataplane.intake cimport intake, may_consume
 from xenvbd.dataplane.queue cimport (
     ORDER_ABANDON,
+    ORDER_HAND_OVER,
     ORDER_RESUME,
     ORDER_STOP,
     SILENT_ABANDONED,
@@ -157,15 +159,16 @@ cdef void obey(Queue q) noexcept nogil:
         q.release_ring()
     if orders & ORDER_STOP:
         q.stopping = True
-    if orders & (ORDER_RESUME | ORDER_STOP) and not q.silence:
+        q.handing_over = orders & ORDER_HAND_OVER
+    if orders & (ORDER_RESUME | ORDER_STOP) and not q.silence and not q.handing_over:
         retry_held(q)
     if device_failed(q.device) and not q.silence:
         follow_failure(q)
 
 
 cdef bint ended(Queue q) noexcept nogil:
-    """Everything is answered, or what is not answered will never be and the disk is done with it."""
-    return q.stopping and (q.live == 0 or (q.silence != 0 and q.owned == 0))
+    """Everything is answered; or the disk is done with it, and what is not answered is not ours to answer any more."""
+    return q.stopping and (q.live == 0 or (q.owned == 0 and (q.silence != 0 or q.handing_over)))
 
 
 cdef void serve(Queue q) noexcept nogil:
@@ -206,6 +209,8 @@ def run(Queue q, report):
     if rc < 0:
         return
     with nogil:
+        if q.adopting:
+            adopt(q)
         serve(q)
         q.detach()
         if device_leave(q.device):
