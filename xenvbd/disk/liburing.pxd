@@ -5,13 +5,15 @@ from xenvbd.disk.disk cimport iovec
 
 cdef extern from "liburing.h" nogil:
     int IORING_SETUP_CLAMP, IORING_SETUP_SUBMIT_ALL, IORING_SETUP_COOP_TASKRUN
-    int IORING_SETUP_TASKRUN_FLAG, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_DEFER_TASKRUN
+    int IORING_SETUP_TASKRUN_FLAG, IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_R_DISABLED
     int IORING_FEAT_EXT_ARG, IORING_FEAT_SUBMIT_STABLE, IORING_FEAT_NODROP
     int IORING_SQ_TASKRUN, IORING_SQ_CQ_OVERFLOW
     int IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV
     int IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC, IORING_OP_FALLOCATE
     int IORING_FSYNC_DATASYNC
     int IOSQE_FIXED_FILE
+    int IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_RESTRICTIONS
+    int IORING_RESTRICTION_REGISTER_OP, IORING_RESTRICTION_SQE_OP, IORING_RESTRICTION_SQE_FLAGS_REQUIRED
 
     struct io_uring_sq:
         unsigned *kflags
@@ -25,6 +27,7 @@ cdef extern from "liburing.h" nogil:
     struct io_uring:
         io_uring_sq sq
         io_uring_cq cq
+        int ring_fd
         unsigned features
     struct io_uring_params:
         unsigned flags
@@ -36,6 +39,11 @@ cdef extern from "liburing.h" nogil:
         uint64_t user_data
     struct io_uring_probe:
         pass
+    struct io_uring_restriction:
+        uint16_t opcode
+        uint8_t register_op
+        uint8_t sqe_op
+        uint8_t sqe_flags
     struct __kernel_timespec:
         int64_t tv_sec
         int64_t tv_nsec
@@ -44,6 +52,7 @@ cdef extern from "liburing.h" nogil:
     void io_uring_queue_exit(io_uring *ring)
     int io_uring_register_ring_fd(io_uring *ring)
     int io_uring_register_files(io_uring *ring, const int *files, unsigned count)
+    int io_uring_register_files_update(io_uring *ring, unsigned at, const int *files, unsigned count)
     int io_uring_unregister_files(io_uring *ring)
     int io_uring_register_buffers(io_uring *ring, const iovec *buffers, unsigned count)
     int io_uring_unregister_buffers(io_uring *ring)

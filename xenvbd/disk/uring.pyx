@@ -6,7 +6,7 @@ it level triggered, which a multishot poll is not, and no event is posted while 
 """
 cimport cython
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOSYS, ETIME
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from xenvbd.disk.atomics cimport add32
@@ -16,6 +16,7 @@ from xenvbd.disk.filedisk cimport FileDisk
 from xenvbd.disk.liburing cimport *
 from xenvbd.disk.nowait cimport inline_reads, inline_writes
 from xenvbd.disk.oplist cimport op_list, ops_pop, ops_push, ops_take
+from xenvbd.disk.restrict cimport enable_ring, restrict_ring
 from xenvbd.disk.transfer cimport DISCARDS_IN_FLIGHT, account, admit, attempt, next_attempt, perform
 
 cdef extern from "poll.h" nogil:
@@ -40,9 +41,10 @@ cdef enum:
 
 
 cdef int make_ring(io_uring *ring, unsigned entries) noexcept nogil:
-    """A ring with what this kernel has of the fast set-ups.  0 or a negative errno."""
+    """A ring with what this kernel has of the fast set-ups, not enabled yet.  0 or a negative errno."""
     cdef io_uring_params params
     cdef unsigned setups[3]
+    cdef unsigned always = IORING_SETUP_R_DISABLED | IORING_SETUP_CLAMP
     cdef unsigned need = IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_NODROP
     cdef int i, rc = -ENOSYS
     setups[0] = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG
@@ -50,7 +52,7 @@ cdef int make_ring(io_uring *ring, unsigned entries) noexcept nogil:
     setups[2] = 0
     for i in range(3):
         memset(&params, 0, sizeof(params))
-        params.flags = setups[i] | IORING_SETUP_CLAMP | (IORING_SETUP_SUBMIT_ALL if i < 2 else 0)
+        params.flags = setups[i] | always | (IORING_SETUP_SUBMIT_ALL if i < 2 else 0)
         rc = io_uring_queue_init_params(entries, ring, &params)
         if rc != -EINVAL:
             break
@@ -100,7 +102,7 @@ cdef class UringQueue(DiskQueue):
     cdef op_list inlined        # to be done by this thread, in enter()
     cdef op_list discards       # waiting until fewer are in flight
     cdef int discarding
-    cdef int watched[TAGS]
+    cdef int watched[TAGS]      # what SQEs name, as file
     cdef uint32_t watching      # tags in use
     cdef uint32_t armed         # tags with a poll in the kernel
     cdef uint32_t fired         # tags whose poll has ended
@@ -119,13 +121,27 @@ cdef class UringQueue(DiskQueue):
             return rc
         self.attached = True
         add32(&self.disk.attached, 1)
+        self.register_files()
+        restrict_ring(&self.ring, <uint8_t>self.file_flag)
+        rc = enable_ring(&self.ring)
+        if rc < 0:
+            (<DiskQueue>self).detach()
+            return rc
         workers[0], workers[1] = BOUNDED_WORKERS, UNBOUNDED_WORKERS
-        io_uring_register_ring_fd(&self.ring)           # these three only cost speed when they fail
+        io_uring_register_ring_fd(&self.ring)           # these two only cost speed when they fail
         io_uring_register_iowq_max_workers(&self.ring, workers)
-        self.file, self.file_flag = self.disk.fd, 0
-        if io_uring_register_files(&self.ring, &self.disk.fd, 1) == 0:
-            self.file, self.file_flag = 0, IOSQE_FIXED_FILE
         return 0
+
+    cdef void register_files(self) noexcept nogil:
+        """The disk, and room for what is watched; without, SQEs name descriptors, and that only costs speed."""
+        cdef int files[TAGS + 1]
+        cdef int tag
+        files[0] = self.disk.fd
+        for tag in range(TAGS):
+            files[tag + 1] = -1
+        self.file, self.file_flag = self.disk.fd, 0
+        if io_uring_register_files(&self.ring, files, TAGS + 1) == 0:
+            self.file, self.file_flag = 0, IOSQE_FIXED_FILE
 
     cdef void detach(self) noexcept nogil:
         if not self.attached:
@@ -351,9 +367,15 @@ cdef class UringQueue(DiskQueue):
     # Watched descriptors.
 
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil:
+        cdef int rc
         if tag >= TAGS or fd < 0:
             return -EINVAL
         self.watched[tag] = fd
+        if self.file_flag:
+            rc = io_uring_register_files_update(&self.ring, tag + 1, &fd, 1)
+            if rc < 0:
+                return rc
+            self.watched[tag] = <int>tag + 1
         self.watching |= <uint32_t>1 << tag
         return 0
 
@@ -366,6 +388,7 @@ cdef class UringQueue(DiskQueue):
             if missing & 1:
                 sqe = io_uring_get_sqe(&self.ring)
                 io_uring_prep_poll_add(sqe, self.watched[tag], POLLIN)
+                sqe.flags |= self.file_flag
                 sqe.user_data = <uint64_t>tag << TAG_SHIFT | POLL
                 self.armed |= <uint32_t>1 << tag
             missing >>= 1
@@ -381,6 +404,7 @@ cdef class UringQueue(DiskQueue):
             if last >> tag & 1:
                 sqe = io_uring_get_sqe(&self.ring)
                 io_uring_prep_poll_remove(sqe, <uint64_t>tag << TAG_SHIFT | POLL)
+                sqe.flags |= self.file_flag         # without meaning here; the restrictions ask for it
                 sqe.user_data = POLL_REMOVAL
         while self.armed and self.wait(BILLION) == 0:
             self.collect()
