@@ -195,9 +195,19 @@ def test_an_absent_protocol_means_what_linux_takes_it_for(machine: str, protocol
     assert agree({**LINUX, "protocol": protocol}, machine=machine).abi == abi
 
 
-def test_persistent_grants_of_the_frontend_are_noted() -> None:
-    assert agree({**LINUX, "feature-persistent": b"1"}).persistent
-    assert not agree({**LINUX, "feature-persistent": b"0"}).persistent
+def test_grants_stay_mapped_if_both_sides_say_so() -> None:
+    props = replace(PROPS, persistent=True)
+    assert agree({**LINUX, "feature-persistent": b"1"}, props).persistent
+    assert not agree({**LINUX, "feature-persistent": b"0"}, props).persistent
+    assert not agree(LINUX, props).persistent
+    assert not agree({**LINUX, "feature-persistent": b"1"}).persistent
+
+
+def test_no_page_of_a_guest_stays_mapped_for_direct_io() -> None:
+    """XSA-229."""
+    props = replace(PROPS, persistent=True, logical_block_size=512)
+    assert features.backend_keys(props, FACTS)["feature-persistent"] == b"1"
+    assert features.backend_keys(props, replace(FACTS, alignment=512))["feature-persistent"] == b"0"
 
 
 def test_counting_in_large_sectors_needs_a_frontend_that_says_so() -> None:

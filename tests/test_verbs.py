@@ -71,7 +71,8 @@ def test_attach_to_a_guest_that_is_wrong_says_what_is_wrong_at_once(b):
     ({"mode": "r"}, "mode", "r"), ({"device-type": "cdrom"}, "info", "5"),
     ({"max-ring-page-order": 1}, "max-ring-pages", "2"),
     ({"logical-block-size": "4K", "physical-block-size": 4096}, "sector-size", "4096"),
-    ({"max-queues": 3}, "multi-queue-max-queues", "3"), ({"barrier": True}, "feature-barrier", "1")], ids=str)
+    ({"max-queues": 3}, "multi-queue-max-queues", "3"), ({"barrier": True}, "feature-barrier", "1"),
+    ({"persistent": True}, "feature-persistent", "1")], ids=str)
 def test_properties_of_the_disk_are_taken(b, params, node, value):
     attach(b, **params)
     assert b.node(node) == value

@@ -147,6 +147,7 @@ class DiskOptions:
     direct_io: bool | None = _key(_auto(BOOLEAN), None)
     discard: bool = _key(BOOLEAN, True)
     barrier: bool = _key(BOOLEAN, False)
+    persistent_grants: bool = _key(BOOLEAN, False)
     queues: int = _key(_integer(1, properties.MAX_QUEUES), 1)
     max_ring_page_order: int = _key(_integer(0, properties.MAX_ORDER), properties.MAX_ORDER)
     max_indirect_segments: int = _key(_integer(0, properties.MAX_INDIRECT), properties.MAX_INDIRECT)
@@ -159,9 +160,10 @@ class DiskOptions:
         """The properties with these options; what a toolstack refused (discard) stays refused."""
         return replace(
             props, direct=self.direct_io, discard_enable=self.discard and props.discard_enable,
-            barrier=self.barrier, max_queues=self.queues, max_ring_page_order=self.max_ring_page_order,
-            max_indirect=self.max_indirect_segments, logical_block_size=self.logical_block_size,
-            physical_block_size=self.physical_block_size, large_sector_units=self.large_sector_units)
+            barrier=self.barrier, persistent=self.persistent_grants, max_queues=self.queues,
+            max_ring_page_order=self.max_ring_page_order, max_indirect=self.max_indirect_segments,
+            logical_block_size=self.logical_block_size, physical_block_size=self.physical_block_size,
+            large_sector_units=self.large_sector_units)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def backend_keys(props: Properties, facts: DiskFacts) -> dict[str, bytes]:
         MAX_RING_PAGES: 1 << order,         # both schemes: note 3 of blkif.h
         MULTI_QUEUE_MAX_QUEUES: props.max_queues,
         FEATURE_FLUSH_CACHE: 1,
-        FEATURE_PERSISTENT: 0,
+        FEATURE_PERSISTENT: int(persistent_offered(props, facts)),
     }
     if props.barrier:
         keys[FEATURE_BARRIER] = 1
@@ -114,6 +114,12 @@ def backend_keys(props: Properties, facts: DiskFacts) -> dict[str, bytes]:
 def discard_offered(props: Properties, facts: DiskFacts) -> bool:
     """Whether the guest is told that it may discard."""
     return props.discard_enable and facts.can_discard and not props.read_only
+
+
+def persistent_offered(props: Properties, facts: DiskFacts) -> bool:
+    """Whether the guest is told that its pages stay mapped.  Not with direct I/O, whose alignment is more than a byte:
+    the kernel must not be given pages of another domain for that (XSA-229)."""
+    return props.persistent and facts.alignment == 1
 
 
 def physical_sector_size(props: Properties, facts: DiskFacts) -> int:
@@ -233,7 +239,7 @@ def read_properties(get: Get, backend_domid: int, kind: str, domid: int, devid: 
     """What a toolstack asks for in the backend area that it made.  PropertyError names the node.
 
     Nothing is taken from the frontend's area, which the guest can write (XSA-175, XSA-178).  direct-io-safe
-    does not concern us: data is copied, so pages cannot outlive a request."""
+    does not concern us: direct I/O is done on copies, so pages cannot outlive a request."""
     area = _Area(get, backend_path(backend_domid, kind, domid, devid), PropertyError)
     expected = frontend_path(domid, devid)
     if get(FRONTEND) != expected.encode():
@@ -262,7 +268,7 @@ class Agreement:
     """What a connection is made of.
 
     abi is "x86_32-abi", "x86_64-abi" or "native"; sector_unit the bytes of one sector in a request;
-    persistent whether the frontend keeps its grants (which binds us to nothing)."""
+    persistent whether the frontend keeps its grants and we were asked to keep them mapped."""
 
     domid: int
     devid: int
@@ -299,7 +305,7 @@ def read_agreement(get: Get, props: Properties, machine: str = platform.machine(
     return Agreement(
         domid=props.domid, devid=props.vdev.number, abi=_abi(area, machine),
         queues=tuple(_queue(area, prefix, names) for prefix in prefixes),
-        persistent=bool(area.optional(FEATURE_PERSISTENT, 0, 1, 0)), sector_unit=props.sector_unit)
+        persistent=bool(area.optional(FEATURE_PERSISTENT, 0, 1, 0)) and props.persistent, sector_unit=props.sector_unit)
 
 
 def _ring_names(area: _Area, max_order: int) -> list[str]:

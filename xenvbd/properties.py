@@ -41,6 +41,7 @@ class Properties:
     max_queues: int = 1
     max_indirect: int = MAX_INDIRECT
     barrier: bool = False
+    persistent: bool = False
     direct: bool | None = None
     large_sector_units: str = "spec"
     trusted: bool = True

@@ -71,7 +71,8 @@ def _medium(device: Device) -> dict[str, Any]:
                features.DEVICE_TYPE: properties.device_type, features.SECTOR_SIZE: properties.logical_block_size}
     if facts is not None:
         fields["features"] = {
-            "persistent": False, "flush-cache": True, "barrier": properties.barrier,
+            "persistent": device.agreement is not None and device.agreement.persistent,
+            "flush-cache": True, "barrier": properties.barrier,
             "discard": features.discard_offered(properties, facts),
             "max-indirect-segments": properties.max_indirect}
     return fields

@@ -18,9 +18,10 @@ BUCKETS = 128
 
 # struct xenvbd_stats without the magic and the operations, in order.
 COUNTERS = ("inflight", "passes", "wakeups", "events_in", "events_out", "pushes", "invalid", "unsupported",
-            "grant_copies", "grant_segments", "grant_errors", "submits", "starved", "quarantined", "stopped")
+            "grant_copies", "grant_segments", "grant_errors", "grants_kept", "submits", "starved", "quarantined",
+            "stopped")
 # Words that are a state now, not a count since the start: a difference keeps the later one.
-GAUGES = ("inflight", "quarantined", "stopped")
+GAUGES = ("inflight", "grants_kept", "quarantined", "stopped")
 # struct xenvbd_op_stats without the histogram.
 OP_COUNTERS = ("ops", "bytes", "errors", "nanoseconds")
 

@@ -34,6 +34,7 @@ struct xenvbd_stats {
     uint64_t grant_copies;                             /* calls */
     uint64_t grant_segments;                           /* segments copied */
     uint64_t grant_errors;                             /* segments that failed */
+    uint64_t grants_kept;                              /* pages of the guest that stay mapped, now */
     uint64_t submits;                                  /* system calls that submitted or waited for I/O */
     uint64_t starved;                                  /* times consuming stopped for want of buffers */
     uint64_t quarantined;                              /* 1: the ring was stopped for good */

@@ -36,6 +36,7 @@ class Agreement:
     abi: str
     queues: tuple[Ring, ...]
     sector_unit: int = SECTOR
+    persistent: bool = False
 
 
 class Pages:
@@ -58,8 +59,9 @@ class Pages:
 class Guest:
     """One ring of one domain.  Every response is checked: its id is outstanding, its operation the request's."""
 
-    def __init__(self, machine, domid: int, *, order: int = 0, abi: str = "native", index: int = 0) -> None:
-        self.machine, self.domid, self.abi = machine, domid, abi
+    def __init__(self, machine, domid: int, *, order: int = 0, abi: str = "native", index: int = 0,
+                 persistent: bool = False) -> None:
+        self.machine, self.domid, self.abi, self.persistent = machine, domid, abi, persistent
         self.hypervisor = machine.join(domid)
         self.sharer, self.evtchn = GrantSharer(self.hypervisor), EventChannels(self.hypervisor)
         self.ring_pages = self.sharer.share(0, 1 << order)
@@ -73,7 +75,8 @@ class Guest:
 
     @property
     def agreement(self) -> Agreement:
-        return Agreement(self.domid, 51712, self.abi, (Ring(self.ring_pages.refs, self.port),))
+        return Agreement(self.domid, 51712, self.abi, (Ring(self.ring_pages.refs, self.port),),
+                         persistent=self.persistent)
 
     def pages(self, count: int, writable: bool = True) -> Pages:
         self._pages.append(Pages(self.sharer.share(0, count, writable)))

@@ -1,5 +1,5 @@
 """From a request that has all it needs to one that is finished: what the disk is asked for, and in which order."""
-from libc.stdint cimport int16_t, uint8_t, uint64_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint64_t
 
 from xenvbd.dataplane.arena cimport arena_address
 from xenvbd.dataplane.queue cimport Queue
@@ -24,11 +24,14 @@ cdef inline void submit(Queue q, disk_op *op) noexcept nogil:
 
 
 cdef inline void submit_data(Queue q, work *w, uint8_t opcode) noexcept nogil:
-    """Read or write the buffer.  It is one piece, however many segments the guest has."""
+    """Read or write the guest's pages, or the buffer: that is one piece, however many segments there are."""
     cdef uint64_t length = <uint64_t>w.plan.sectors * XENVBD_SECTOR_SIZE
-    w.iov.iov_base = arena_address(q.buffers, w.buffer)
-    w.iov.iov_len = length
-    w.op.opcode, w.op.flags, w.op.nr_iov = opcode, 0, 1
+    w.op.opcode, w.op.flags = opcode, 0
+    if w.nr_vectors:
+        w.op.iov, w.op.nr_iov = w.vectors, <uint16_t>w.nr_vectors
+    else:
+        w.iov.iov_base, w.iov.iov_len = arena_address(q.buffers, w.buffer), length
+        w.op.iov, w.op.nr_iov = &w.iov, 1
     w.op.offset = w.slot.request.sector * XENVBD_SECTOR_SIZE
     w.op.length = length
     submit(q, &w.op)
@@ -56,7 +59,7 @@ cdef inline void settle(Queue q, disk_op *op) noexcept nogil:
     q.owned -= 1
     if op.result != 0 or w == NULL or w.plan.kind > REQUEST_WRITE or w.was_held or q.silence:
         settle_other(q, op)
-    elif w.plan.kind == REQUEST_READ:
+    elif w.plan.kind == REQUEST_READ and w.nr_vectors == 0:
         push(&q.scattering, w)
     else:
         finish(q, w, BLKIF_RSP_OKAY)

@@ -134,7 +134,7 @@ cdef void advance(Queue q, work *w) noexcept nogil:
     """An operation of the request succeeded: the next step."""
     if w.was_held:
         let_go(q, w)
-    if w.plan.kind == REQUEST_READ:
+    if w.plan.kind == REQUEST_READ and w.nr_vectors == 0:
         push(&q.scattering, w)
     elif w.plan.kind == REQUEST_DISCARD and w.discarded < w.slot.request.u.nr_sectors:
         push(&q.discards, w)

@@ -9,6 +9,7 @@ from xenvbd.dataplane.arena cimport ARENA_NONE, arena_address, arena_order, aren
 from xenvbd.dataplane.copies cimport copies_add_descriptors, copies_add_in, copies_failed, copies_fit, copies_run
 from xenvbd.dataplane.events cimport EVENT_QUARANTINED, event_post
 from xenvbd.dataplane.execute cimport execute, finish, proceed
+from xenvbd.dataplane.kept cimport kept_sweep, kept_take
 from xenvbd.dataplane.queue cimport SILENT_QUARANTINE
 from xenvbd.dataplane.tally cimport now_ns
 from xenvbd.dataplane.work cimport WORK_REFUSED, WORK_TAKEN, pop, push, work, work_list
@@ -16,6 +17,7 @@ from xenvbd.journal cimport journal_consumed, journal_take, xenvbd_journal_slot
 from xenvbd.request cimport (
     REQUEST_BARRIER,
     REQUEST_READ,
+    REQUEST_WRITE,
     indirect_pages,
     request_check,
     request_check_segments,
@@ -86,7 +88,7 @@ cdef inline bint give_buffer(Queue q, work *w) noexcept nogil:
 cdef inline void prepare(Queue q, work *w) noexcept nogil:
     """It is good.  Those that wait for a buffer are served in their order, so that large ones get theirs too."""
     q.good += 1
-    if w.plan.sectors == 0:
+    if w.plan.sectors == 0 or (q.kept.cap and w.plan.kind <= REQUEST_WRITE and kept_take(q.kept, w)):
         execute(q, w)
     elif q.starving.first == NULL and give_buffer(q, w):
         route(q, w)
@@ -143,7 +145,9 @@ cdef uint32_t consume(Queue q) noexcept nogil:
         quarantine(q)
         return 0
     if posted > 0:
-        now = now_ns()
+        now = q.kept.now = now_ns()
+        if now >= q.kept.sweep_at:
+            kept_sweep(q.kept, now)
         budget = min(budget, <uint32_t>posted)
         while n < budget and q.barrier == NULL and q.starving.first == NULL:
             admit(q, take(q), now)

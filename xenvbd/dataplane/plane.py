@@ -46,6 +46,9 @@ class Agreement(Protocol):
     def sector_unit(self) -> int: ...
 
     @property
+    def persistent(self) -> bool: ...
+
+    @property
     def queues(self) -> Sequence[QueueAgreement]: ...
 
 

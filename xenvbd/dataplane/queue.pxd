@@ -5,9 +5,10 @@ from xenvbd.dataplane.arena cimport Arena, arena
 from xenvbd.dataplane.copies cimport copy_batch
 from xenvbd.dataplane.device cimport Device
 from xenvbd.dataplane.events cimport event_list
+from xenvbd.dataplane.kept cimport Kept
 from xenvbd.dataplane.tally cimport Tally, xenvbd_stats
 from xenvbd.dataplane.work cimport work, work_list
-from xenvbd.disk.disk cimport Disk, DiskQueue, disk_op
+from xenvbd.disk.disk cimport Disk, DiskQueue, disk_op, iovec
 from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable, Mapping
 from xenvbd.hv.ops cimport Hypervisor
@@ -45,6 +46,7 @@ cdef class Queue:
     cdef Journal journal_file
     cdef Tally tally
     cdef Arena memory
+    cdef Kept kept                  # the guest's pages that stay mapped
     cdef DiskQueue disk
     cdef Device device
     cdef back_ring ring
@@ -55,6 +57,8 @@ cdef class Queue:
     cdef copy_batch *batch
     cdef work *works
     cdef blkif_request_segment *descriptors
+    cdef iovec *vectors
+    cdef uint32_t *kept_numbers
     cdef event_list events
     cdef uint32_t port
     cdef readonly int control       # eventfd
@@ -108,6 +112,7 @@ cdef class Queue:
     cdef open_journal(self, agreement, image, journal_fd)
     cdef bind(self, Hypervisor hypervisor, agreement)
     cdef allocate(self, Disk disk, settings)
+    cdef keep_grants(self, Disk disk, settings, agreement)
     cdef join_device(self)
 
 

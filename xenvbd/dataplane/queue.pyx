@@ -9,13 +9,22 @@ from libc.stdlib cimport calloc, free
 from xenvbd.dataplane.arena cimport ARENA_NONE, Arena
 from xenvbd.dataplane.device cimport MAX_QUEUES, Device, device_fail, device_failed
 from xenvbd.dataplane.events cimport event, event_take, kick
+from xenvbd.dataplane.kept cimport Kept, kept_drop_all, kept_drop_idle
 from xenvbd.dataplane.tally cimport Tally
-from xenvbd.disk.disk cimport Disk
+from xenvbd.disk.disk cimport Disk, iovec
 from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable
 from xenvbd.hv.ops cimport Hypervisor
 from xenvbd.journal cimport Journal
-from xenvbd.ring cimport XENVBD_SECTOR_SIZE, back_adopt, back_attach, back_pending, back_shared_rsp_prod, ring_entries
+from xenvbd.ring cimport (
+    BLKIF_MAX_SEGMENTS_PER_REQUEST,
+    XENVBD_SECTOR_SIZE,
+    back_adopt,
+    back_attach,
+    back_pending,
+    back_shared_rsp_prod,
+    ring_entries,
+)
 
 from xenvbd.dataplane.events import KINDS
 from xenvbd.errors import ProtocolError, check
@@ -62,6 +71,7 @@ cdef class Queue:
         self.open_journal(agreement, image, journal_fd)
         self.bind(hypervisor, agreement)
         self.allocate(disk, settings)
+        self.keep_grants(disk, settings, agreement)
         self.tally = Tally(stats_fd)
         self.stats = self.tally.stats
         self.join_device()
@@ -70,6 +80,8 @@ cdef class Queue:
         free(self.works)
         free(self.descriptors)
         free(self.batch)
+        free(self.vectors)
+        free(self.kept_numbers)
 
     cdef set_limits(self, Disk disk, settings, agreement):
         self.limits.capacity = disk.size // XENVBD_SECTOR_SIZE
@@ -142,9 +154,24 @@ cdef class Queue:
             self.works[i].slot, self.works[i].number = self.log.slots + i, i
             self.works[i].descriptors = self.descriptors + i * room
             self.works[i].op.owner = &self.works[i]
-            self.works[i].op.iov = &self.works[i].iov
             self.works[i].buffer = ARENA_NONE
         self.disk = disk.queue(entries + 1)         # one more: the fdatasync that flushes share
+
+    cdef keep_grants(self, Disk disk, settings, agreement):
+        """No direct I/O on pages that are mapped from another domain (XSA-229): such a disk's data is copied."""
+        cdef uint32_t entries = self.ring.nr_ents, i
+        cdef size_t room = max(BLKIF_MAX_SEGMENTS_PER_REQUEST, settings.max_indirect)
+        cdef bint wanted = agreement.persistent and disk.alignment == 1
+        self.kept = Kept(self.grants, agreement.domid, settings.max_persistent_grants if wanted else 0,
+                         settings.persistent_seconds)
+        if self.kept.cap == 0:
+            return
+        self.vectors = <iovec *>calloc(entries * room, sizeof(iovec))
+        self.kept_numbers = <uint32_t *>calloc(entries * room, sizeof(uint32_t))
+        if self.vectors == NULL or self.kept_numbers == NULL:
+            raise MemoryError()
+        for i in range(entries):
+            self.works[i].vectors, self.works[i].kept = self.vectors + i * room, self.kept_numbers + i * room
 
     cdef join_device(self):
         cdef Device device = self.device
@@ -172,10 +199,12 @@ cdef class Queue:
     cdef void detach(self) noexcept nogil:
         """In the I/O thread, at its end: nothing is in flight."""
         self.disk.detach()
+        kept_drop_all(self.kept)
         self.release_ring()
 
     cdef void release_ring(self) noexcept nogil:
-        """Let go of the guest: unbind, unmap.  Doing it again does nothing."""
+        """Let go of the guest: unbind, unmap what nothing writes to.  Doing it again does nothing."""
+        kept_drop_idle(self.kept)
         if self.mapping.address != NULL:
             self.evtchn.c_unbind(self.port)
             self.mapping.c_release()

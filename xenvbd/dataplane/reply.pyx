@@ -8,6 +8,7 @@ from xenvbd.dataplane.arena cimport ARENA_NONE, arena_address, arena_give
 from xenvbd.dataplane.copies cimport copies_add_out, copies_failed, copies_fit, copies_run
 from xenvbd.dataplane.device cimport device_failed
 from xenvbd.dataplane.execute cimport finish, follow_failure, settle
+from xenvbd.dataplane.kept cimport kept_give
 from xenvbd.dataplane.tally cimport latency, latency_of, now_ns, tally_op
 from xenvbd.dataplane.work cimport WORK_REFUSED, pop, push_all, take_all, work, work_list
 from xenvbd.disk.disk cimport disk_op
@@ -54,6 +55,9 @@ cdef void scatter(Queue q) noexcept nogil:
 
 cdef inline void give_back(Queue q, work *w) noexcept nogil:
     q.live -= 1
+    if w.nr_vectors:
+        kept_give(q.kept, w, w.plan.nr_segments)
+        w.nr_vectors = 0
     if w.buffer != ARENA_NONE:
         arena_give(q.buffers, w.buffer, w.order)
         w.buffer = ARENA_NONE
@@ -133,5 +137,5 @@ cdef uint32_t collect(Queue q) noexcept nogil:
             scatter(q)
     if q.finished.first != NULL:
         total += drop(q) if q.silence else publish(q)
-    q.stats.inflight = q.live
+    q.stats.inflight, q.stats.grants_kept = q.live, q.kept.count
     return total

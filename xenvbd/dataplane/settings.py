@@ -18,6 +18,8 @@ class Settings:
     max_indirect: int = MAX_INDIRECT        # segments; 0: no indirect requests
     read_only: bool = False                 # also if the disk is
     logical_block_size: int = 512           # bytes; requests must be aligned to it
+    max_persistent_grants: int = 1056       # pages of a ring that stay mapped, where that was agreed on; 0: none
+    persistent_seconds: float = 60.0        # without use until such a page is let go, or half of it
     max_buffer_bytes: int = 16 * MIB        # for the data of one ring
     poll_ns: int = 0                        # how long to look for requests before sleeping
     idle_seconds: float = 10.0              # without a request until the buffers' memory goes back to the kernel
@@ -30,7 +32,10 @@ class Settings:
             raise ValueError(f"logical_block_size={size}: a power of two from 512 on")
         if self.max_buffer_bytes < 2 * MIB or self.max_buffer_bytes > 1 << 34:
             raise ValueError(f"max_buffer_bytes={self.max_buffer_bytes}: 2 MiB to 16 GiB")
+        if not 0 <= self.max_persistent_grants <= 1 << 20:
+            raise ValueError(f"max_persistent_grants={self.max_persistent_grants}: 0 to 1048576 pages")
         if self.poll_ns < 0:
             raise ValueError(f"poll_ns={self.poll_ns}: not negative")
-        if not 0 < self.idle_seconds < 1 << 30:
-            raise ValueError(f"idle_seconds={self.idle_seconds}: more than 0")
+        for name, seconds in (("idle", self.idle_seconds), ("persistent", self.persistent_seconds)):
+            if not 0 < seconds < 1 << 30:
+                raise ValueError(f"{name}_seconds={seconds}: more than 0")

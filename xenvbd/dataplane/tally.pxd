@@ -27,6 +27,7 @@ cdef extern from "xenvbd/stats.h" nogil:
         uint64_t grant_copies
         uint64_t grant_segments
         uint64_t grant_errors
+        uint64_t grants_kept
         uint64_t submits
         uint64_t starved
         uint64_t quarantined

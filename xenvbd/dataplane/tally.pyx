@@ -24,7 +24,7 @@ cdef class Tally:
         self.stats = <xenvbd_stats *>memory
         self.stats.magic = XENVBD_STATS_MAGIC
         # These say how things stand now, and nothing has happened yet.
-        self.stats.inflight = self.stats.quarantined = self.stats.stopped = 0
+        self.stats.inflight = self.stats.grants_kept = self.stats.quarantined = self.stats.stopped = 0
 
     def __dealloc__(self):
         if self.stats != NULL:

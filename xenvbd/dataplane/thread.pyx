@@ -10,6 +10,7 @@ from xenvbd.dataplane.device cimport device_failed, device_leave
 from xenvbd.dataplane.events cimport EVENT_STOPPED, event_post
 from xenvbd.dataplane.execute cimport follow_failure, retry_held
 from xenvbd.dataplane.intake cimport intake, may_consume
+from xenvbd.dataplane.kept cimport kept_sweep
 from xenvbd.dataplane.queue cimport (
     ORDER_ABANDON,
     ORDER_HAND_OVER,
@@ -50,7 +51,7 @@ cdef enum:
 cdef void pin_buffers(Queue q) noexcept nogil:
     """Let the engine pin the buffers once it is worth it: an idle disk keeps no memory."""
     cdef int rc
-    if q.registered == 0 and q.busy > WORTH_PINNING:
+    if q.registered == 0 and q.buffers.touched and q.busy > WORTH_PINNING:
         rc = q.disk.register_buffer(q.buffers.base, <size_t>q.buffers.pages << 12)
         q.registered = 1 if rc >= 0 else -1
 
@@ -89,6 +90,10 @@ cdef int64_t patience(Queue q, uint64_t now) noexcept nogil:
         until = q.nap_until
     if q.held.first != NULL and (until == 0 or q.retry_at < until):
         until = q.retry_at
+    if q.kept.count and (until == 0 or q.kept.sweep_at < until):
+        until = q.kept.sweep_at
+        if q.live == 0 and q.buffers.touched and until > now + <uint64_t>q.idle_ns:
+            return q.idle_ns
     if until:
         return <int64_t>(until - now) if until > now else 0
     return q.idle_ns if q.live == 0 and q.buffers.touched else -1
@@ -101,6 +106,8 @@ cdef void expire(Queue q, uint64_t before, int64_t timeout) noexcept nogil:
         q.nap_until = 0
     if q.held.first != NULL and now >= q.retry_at:
         retry_held(q)
+    if now >= q.kept.sweep_at:
+        kept_sweep(q.kept, now)
     if timeout == q.idle_ns and now - before >= <uint64_t>q.idle_ns and q.live == 0:
         trim_buffers(q)
 

@@ -27,6 +27,9 @@ cdef struct work:
     uint64_t discarded                          # sectors of a discard done so far
     uint32_t buffer                             # first page in the arena, or ARENA_NONE
     uint32_t first_copy                         # in the batch of grant copies
+    iovec *vectors                              # persistent grants: room for the data's pieces
+    uint32_t *kept                              # and for the pages' numbers
+    uint32_t nr_vectors                         # pieces in the guest's own pages; 0: the data goes through the buffer
     uint8_t order                               # of the buffer
     uint8_t stage
     bint was_held                               # there was no room for it on the storage

@@ -40,6 +40,10 @@ cdef class GrantTable(Handle):
     """One open handle of the mapping and copying side; it belongs to one thread."""
 
     cpdef Mapping map(self, uint32_t domid, refs, bint writable=*)
+    # map() and unmap() for the I/O thread, which owns what it maps; 0 or a negative errno.
+    cdef int c_map(self, uint32_t domid, const uint32_t *refs, uint32_t count, bint writable,
+                   void **address) noexcept nogil
+    cdef int c_unmap(self, void *address, uint32_t count) noexcept nogil
     # One call for all segments.  0 says nothing about any of them: look at each status.
     cdef int copy(self, xengnttab_grant_copy_segment_t *segments, uint32_t count) noexcept nogil
     cdef int _copy_one(self, xengnttab_grant_copy_segment_t *segment) except? -1

@@ -174,13 +174,21 @@ cdef class GrantTable(Handle):
         mapping.writable = writable
         if self._handle:
             with nogil:
-                rc = self._hypervisor.c.gnttab.map(
-                    self._handle, domid, array, mapping.count,
-                    PROT_READ | PROT_WRITE if writable else PROT_READ, &mapping.address)
+                rc = self.c_map(domid, array, mapping.count, writable, &mapping.address)
         free(array)
         check(rc, f"map {len(refs)} grants of domain {domid}")
         self._live.add(mapping)
         return mapping
+
+    cdef int c_map(self, uint32_t domid, const uint32_t *refs, uint32_t count, bint writable,
+                   void **address) noexcept nogil:
+        if not self._handle:
+            return -EBADF
+        return self._hypervisor.c.gnttab.map(self._handle, domid, refs, count,
+                                             PROT_READ | PROT_WRITE if writable else PROT_READ, address)
+
+    cdef int c_unmap(self, void *address, uint32_t count) noexcept nogil:
+        return self._hypervisor.c.gnttab.unmap(self._handle, address, count) if self._handle else -EBADF
 
     cdef int copy(self, xengnttab_grant_copy_segment_t *segments, uint32_t count) noexcept nogil:
         return self._hypervisor.c.gnttab.copy(self._handle, segments, count) if self._handle else -EBADF
