@@ -14,7 +14,7 @@ help:
 	@echo "make test-crash  1,000 kills of what serves a disk, and one before each store to ring and journal"
 	@echo "make lint      ruff, mypy, cython-lint"
 	@echo "make fuzz      libFuzzer and atheris on everything that parses what a guest or a client wrote, 60 s a target"
-	@echo "make bench     xenvbd beside fio on the same file, as a ratio"
+	@echo "make bench     xenvbd beside fio, qemu-nbd and nbdkit on the same file, as ratios"
 	@echo "make coverage  line coverage of the Python and the Cython layers"
 	@echo "make build     compile the Cython modules in place; make build-debian: with Debian's Cython, in build/debian"
 	@echo "make deb       the Debian package, in dist (DEB_BUILD_OPTIONS=nocheck make deb: without its tests)"
@@ -65,7 +65,7 @@ fuzz: setup
 	tests/fuzz/fuzz $(FUZZ)
 
 bench: build
-	@$(PYTHON) scripts/bench-fio $(BENCH)
+	@$(PYTHON) scripts/bench $(BENCH)
 
 coverage: setup
 	@scripts/coverage
