@@ -59,6 +59,7 @@ def extension(path: Path) -> Extension:
 os.chdir(HERE)
 setup(
     packages=find_packages(include=["xenvbd", "xenvbd.*"]),
+    include_package_data=False,         # else the C sources come along
     package_data={"": ["*.pxd"]},
     ext_modules=cythonize(
         [extension(p) for p in sorted((HERE / "xenvbd").rglob("*.pyx"))],

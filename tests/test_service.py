@@ -1,6 +1,7 @@
 """The daemon's own life: one at a time, what it tells systemd, how it ends."""
 import dataclasses
 import os
+import resource
 import signal
 import socket
 import tempfile
@@ -125,10 +126,12 @@ def test_serve_says_with_its_status_why_it_could_not(config, tmp_path):
     made.close()
 
 
-def test_the_descriptors_that_the_system_allows_are_used(config, monkeypatch):
-    limits = []
-    monkeypatch.setattr(service.resource, "setrlimit", lambda which, pair: limits.append(pair))
+def test_the_descriptors_that_the_system_allows_are_used_and_no_core_is_left(config, monkeypatch):
+    limits = {}
+    monkeypatch.setattr(service.resource, "setrlimit", lambda which, pair: limits.update({which: pair}))
     made = Service(config)
     serve(config)
     made.close()
-    assert limits[0][0] == limits[0][1]
+    soft, hard = limits[resource.RLIMIT_NOFILE]
+    assert soft == hard
+    assert limits[resource.RLIMIT_CORE] == (0, 0)

@@ -140,6 +140,7 @@ def serve(config: Config, reload: Reload | None = None, *, stop_workers: bool = 
     """Be the manager until told to stop; the command's exit status.  Parameters: see Service."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))        # the workers' too: no guest's data in a file
     try:
         Service(config, reload, stop_workers=stop_workers).run()
     except OSError as exc:
