@@ -18,6 +18,7 @@ help:
 	@echo "make coverage  line coverage of the Python and the Cython layers"
 	@echo "make build     compile the Cython modules in place; make build-debian: with Debian's Cython, in build/debian"
 	@echo "make deb       the Debian package, in dist (DEB_BUILD_OPTIONS=nocheck make deb: without its tests)"
+	@echo "make test-deb  install, upgrade, remove and purge it in a chroot, while a guest works; as root"
 	@echo "make clean     remove everything that was built"
 
 setup:
@@ -39,9 +40,14 @@ build-debian: setup
 	    [importlib.import_module(m.name) for m in pkgutil.walk_packages(xenvbd.__path__, "xenvbd.") \
 	     if not m.name.endswith("__main__")]'
 
+.PHONY: test-deb
 deb:
 	@scripts/setup-dev --packages-only
 	@scripts/deb
+
+test-deb:
+	@scripts/setup-dev --packages-only
+	@tests/debian/run "$$(scripts/deb)"
 
 demo: build
 	@scripts/demo $(DEMO)

@@ -1,0 +1,214 @@
+"""Runs in the chroot that tests/debian/run makes: what an admin does with the package, and what must hold after it.
+
+A guest of a simulated machine works on a disk all the while; it verifies what it reads."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PACKAGE, LATER, VERSION = sys.argv[1:]
+NAME, DISK, MACHINE = "python3-xenvbd", "domain1:xvda", "/dev/shm/machine"
+CONFIG = Path("/etc/xenvbd/xenvbd.toml")
+# Where other packages keep what they know of every package.
+NOT_OURS = re.compile(r"/(proc|dev|run|tmp|root|var/lib/dpkg|var/lib/systemd|var/cache|etc/rc\d\.d)\b"
+                      r"|__pycache__|/var/log/(dpkg|apt|alternatives)")
+MAKE_MACHINE = f"from xenvbd.hv import sim; m = sim.Machine.create({MACHINE!r}); m.add_domain(1)"
+
+
+def say(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
+def run(*command: str, status: int = 0, timeout: float = 90) -> str:
+    """What a command printed; it must end with this status."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+                          check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == status, f"{' '.join(command)}: status {done.returncode}, not {status}:\n{done.stdout}"
+    return done.stdout
+
+
+def within(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.1)
+
+
+def files() -> set[str]:
+    """All files of this system that a package could have left."""
+    found = {os.path.join(top, name) for top, directories, names in os.walk("/") for name in [*directories, *names]
+             if not top.startswith(("/proc", "/sys", "/dev"))}
+    return {path for path in found if not NOT_OURS.search(path)}
+
+
+def pids(words: str) -> list[int]:
+    """The processes that have this in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        text = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace") if entry.exists() else ""
+        if words in text:
+            found.append(int(entry.parent.name))
+    return sorted(found)
+
+
+def manager() -> int:
+    return int(Path("/run/xenvbd/xenvbd.pid").read_text())
+
+
+class Guest:
+    """The frontend's process and how far it has come."""
+
+    def __init__(self) -> None:
+        self.output = Path("/tmp/guest")
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                ["python3", "-m", "xenvbd.frontend", "--json", "--hypervisor", f"sim:{MACHINE}", "--domid", "1",
+                 "--devid", "51712", "--rw", "randrw", "--bs", "4096", "--iodepth", "16", "--verify", "--seconds",
+                 "600s", "--interval", "0.1s"], stdout=out, stderr=subprocess.STDOUT)
+        within(lambda: self.events("connected"), "the guest connects")
+        self.worker = pids("xenvbd-worker")
+        assert len(self.worker) == 1
+
+    def events(self, kind: str) -> list[dict[str, object]]:
+        lines = self.output.read_text().splitlines()
+        found = [json.loads(line) for line in lines if line.endswith("}")]
+        return [event for event in found if event["event"] == kind]
+
+    def is_served(self) -> None:
+        """By the same worker as ever: two reports more, the second later than all that is done now."""
+        assert pids("xenvbd-worker") == self.worker, (pids("xenvbd-worker"), self.worker)
+        before = self.progress()
+        within(lambda: self.progress() > before, "the guest's requests are answered")
+
+    def progress(self) -> str:
+        events = self.events("progress")
+        return f"{len(events):08}" + json.dumps(events[-1]["ops"] if events else 0)
+
+    def finish(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.output.read_text()[-2000:]
+        result = self.events("result")[0]
+        assert result["errors"] == 0 and result["mismatches"] == 0 and result["verified"], result
+
+
+def install_on_a_host_without_xen() -> None:
+    say("installed on a host without Xen: nothing is started, and nothing fails")
+    run("dpkg", "-i", PACKAGE, timeout=180)
+    run("service", "xenvbd", "status", status=3)
+    run("service", "xenvbd", "start")
+    run("service", "xenvbd", "status", status=3)
+    assert run("xenvbd", "--version").split()[0] == "xenvbd"
+    run("xenvbd", "list", status=5)
+    assert "without Xen" in run("xenvbd", "serve", status=6)
+
+
+def become_a_host_under_xen() -> None:
+    say("now under Xen, as far as the init script can tell; the configuration names a simulated machine")
+    run("python3", "-c", MAKE_MACHINE)
+    store = subprocess.Popen(["python3", "-m", "xenvbd.store_sim", MACHINE, "--domains", "0,1"],
+                             stdout=subprocess.PIPE)
+    assert store.stdout and store.stdout.readline() == b"ready\n"
+    # With the slash: a simulated machine's daemon keeps to the machine's directory if the default is not changed.
+    CONFIG.write_text(f'[backend]\nhypervisor = "sim:{MACHINE}"\nkinds = ["qdisk"]\nruntime-dir = "/run/xenvbd/"\n')
+    Path("/sys/hypervisor").mkdir(parents=True)
+    Path("/sys/hypervisor/type").write_text("xen\n")
+    run("truncate", "-s", "64M", "/srv/disk.img")
+
+
+def the_init_scripts_verbs() -> None:
+    say("start, status, reload, restart, stop, with LSB's exit statuses")
+    run("service", "xenvbd", "reload", status=7)
+    run("service", "xenvbd", "start")
+    run("service", "xenvbd", "status")
+    first = manager()
+    run("service", "xenvbd", "start")
+    run("service", "xenvbd", "reload")
+    assert manager() == first
+    run("service", "xenvbd", "restart")
+    assert manager() != first
+    good = CONFIG.read_text()
+    CONFIG.write_text("[backend]\nkind = 1\n")
+    for verb in ("start", "restart", "reload"):
+        assert "unknown key 'kind'" in run("service", "xenvbd", verb, status=6)
+    CONFIG.write_text(good)
+    run("service", "xenvbd", "status")
+    os.kill(manager(), signal.SIGKILL)
+    within(lambda: not pids("xenvbd serve"), "the manager is dead")
+    run("service", "xenvbd", "status", status=1)
+    run("service", "xenvbd", "start")
+    run("service", "xenvbd", "stop")
+    run("service", "xenvbd", "status", status=3)
+    run("service", "xenvbd", "stop")
+    run("service", "xenvbd", "nonsense", status=3)
+    run("service", "xenvbd", "start")
+
+
+def upgrade(guest: Guest) -> None:
+    say("upgraded: neither the manager nor the worker notices")
+    before = manager()
+    said = run("dpkg", "-i", LATER, timeout=180)
+    assert f"still running as {VERSION}" in said, said
+    assert manager() == before and pids("xenvbd serve") == [before]
+    guest.is_served()
+    assert DISK in run("xenvbd", "list")
+
+
+def restart_the_manager(guest: Guest) -> None:
+    say("restarted by the admin: a new manager, the same worker")
+    before = manager()
+    run("service", "xenvbd", "restart")
+    assert manager() != before
+    guest.is_served()
+    assert DISK in run("xenvbd", "list")
+
+
+def removal_is_refused(guest: Guest) -> None:
+    say("removal while the disk is served: refused, with the disk's name")
+    before = manager()
+    said = run("dpkg", "-r", NAME, status=1)
+    assert DISK in said and "xenvbd detach" in said, said
+    assert run("dpkg-query", "-W", "-f=${Status}", NAME).endswith("ok installed")
+    assert manager() == before
+    run("service", "xenvbd", "stop")
+    assert "domain 1" in run("dpkg", "-r", NAME, status=1)          # also without its manager
+    run("service", "xenvbd", "start")
+    guest.is_served()
+
+
+def remove_and_purge(before: set[str]) -> None:
+    say("removed: the manager is stopped, the configuration stays")
+    run("xenvbd", "detach", DISK)
+    within(lambda: not pids("xenvbd-worker"), "the worker ends with its last disk")
+    run("dpkg", "-r", NAME)
+    assert not pids("xenvbd serve") and CONFIG.exists() and not Path("/usr/bin/xenvbd").exists()
+    say("purged: nothing is left")
+    run("dpkg", "-P", NAME)
+    assert not files() - before, sorted(files() - before)
+    assert not Path("/run/xenvbd").exists()
+
+
+def main() -> None:
+    before = files() | {"/sys/hypervisor", "/sys/hypervisor/type", "/srv/disk.img"}
+    install_on_a_host_without_xen()
+    become_a_host_under_xen()
+    the_init_scripts_verbs()
+    say("a guest verifies what it reads from a disk of the installed daemon")
+    run("xenvbd", "attach", "domain1", "/srv/disk.img", "xvda", "--no-wait")
+    guest = Guest()
+    guest.is_served()
+    upgrade(guest)
+    restart_the_manager(guest)
+    removal_is_refused(guest)
+    guest.finish()
+    remove_and_purge(before)
+
+
+if __name__ == "__main__":
+    main()
