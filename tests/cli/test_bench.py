@@ -31,6 +31,12 @@ def test_persistent_grants_are_asked_for_with_an_option_and_no_data_is_copied(tm
     assert found["stats"]["grant-copies"] == 0 and found["stats"]["grants-kept"] >= 32
 
 
+def test_a_guest_with_two_queues_keeps_both_busy(tmp_path: Path) -> None:
+    _, out, _ = Command(tmp_path, "--json", "bench", "null:1G", "--seconds", "300ms", "--queues", "2").end()
+    found = json.loads(out)
+    assert found["queues"] == 2 and found["errors"] == 0 and found["stats"]["read"]["ops"] == found["ops"]
+
+
 def test_a_file_is_read_through_io_uring_within_the_size_asked_for(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     with image.open("wb") as file:

@@ -52,6 +52,18 @@ def test_linux_writes_the_pages_of_a_larger_ring_by_number(backend, frontend_of)
     assert "ring-ref" not in backend.agreed
 
 
+def test_linux_takes_as_many_queues_as_both_want_each_in_a_directory(backend_of, frontend_of) -> None:
+    backend = backend_of(multi_queue_max_queues="2")
+    backend.store.write(f"{backend.back}/state", "2")
+    with pytest.raises(HandshakeTimeout):
+        frontend_of(queues=4, ring_page_order=1, timeout=0.2).connect()
+    front = backend.front
+    assert set(backend.store.ls(front)) >= {"multi-queue-num-queues", "ring-page-order", "queue-0", "queue-1"}
+    assert backend.store.read(f"{front}/multi-queue-num-queues") == b"2"
+    for number in range(2):
+        assert set(backend.store.ls(f"{front}/queue-{number}")) == {"ring-ref0", "ring-ref1", "event-channel"}
+
+
 def test_linux_ignores_an_offer_of_11_indirect_segments_or_fewer(backend_of, frontend_of) -> None:
     backend_of(feature_max_indirect_segments="11").start()
     assert frontend_of(indirect=32).connect().max_segments == 11

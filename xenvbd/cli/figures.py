@@ -24,7 +24,7 @@ def measured(options: argparse.Namespace, target: Target, disk: Mapping[str, Any
     return {
         "target": str(target), "rw": options.rw, "bs": options.bs, "iodepth": options.iodepth,
         "persona": options.persona, "poll": options.poll, "engine": disk.get("engine"),
-        "protocol": disk.get("protocol"), "ring-page-order": disk.get("ring-page-order"),
+        "protocol": disk.get("protocol"), "queues": disk.get("queues"), "ring-page-order": disk.get("ring-page-order"),
         "seconds": result["seconds"], "ops": result["ops"], "errors": result["errors"],
         "iops": result["iops"], "bytes-per-second": result["bytes-per-second"],
         "p50-us": percentile(result, 50), "p99-us": percentile(result, 99), "p99.9-us": percentile(result, 99.9),

@@ -44,7 +44,7 @@ class Bench:
         """The figures, see figures.measured().  Raises Error if the guest or the daemon fails."""
         self.machine.start()
         Guest(self.machine, 1, DISK.partition(":")[0], self.arguments, self.take)
-        params = attach.properties(self.options) | {"target": str(self.target)}
+        params = attach.properties(self.options) | {"target": str(self.target), "max-queues": self.options.queues}
         self.machine.client().call("attach", domain="bench", vdev="xvda", wait=False,
                                    mode="w" if work.writes(self.options) else "r", **params)
         deadline = time.monotonic() + self.options.seconds + SLACK_SECONDS

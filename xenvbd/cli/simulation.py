@@ -100,8 +100,8 @@ class Simulation:
     def attach(self, disk: Disk) -> None:
         """Have the daemon offer the disk; the guest's frontend finds it by itself."""
         domain, _, name = disk.name.rpartition(":")
-        self.machine.client().call("attach", domain=domain, vdev=name, target=str(disk.target),
-                                   mode="w" if self.writes else "r", wait=False)
+        self.machine.client().call("attach", domain=domain, vdev=name, target=str(disk.target), wait=False,
+                                   mode="w" if self.writes else "r", **{"max-queues": self.options.queues})
 
     def arguments(self, name: str) -> list[str]:
         """A frontend's arguments: the load for our disks; one that an admin attaches meanwhile is only connected."""

@@ -26,6 +26,8 @@ def add_options(parser: argparse.ArgumentParser, *, rw: str, seconds: float) -> 
                        help="bytes of a request (default: 4K)")
     group.add_argument("--iodepth", metavar="N", type=types.positive, default=32,
                        help="requests in flight (default: 32)")
+    group.add_argument("--queues", metavar="N", type=types.positive, default=1,
+                       help="rings, each with so many requests in flight and a thread at either end (default: 1)")
     group.add_argument("--seconds", metavar="TIME", type=types.duration, default=seconds,
                        help=f"how long (default: {seconds:g}s)")
     group.add_argument("--persona", choices=PERSONAS, default="linux",
@@ -39,6 +41,7 @@ def arguments(options: argparse.Namespace) -> list[str]:
     """The frontend process' arguments for the load."""
     words = ["--rw", options.rw, "--bs", str(options.bs), "--iodepth", str(options.iodepth),
              "--seconds", f"{options.seconds:.6f}s", "--ring-page-order", str(ring_page_order(options.iodepth))]
+    words += ["--queues", str(options.queues)] if options.queues > 1 else []
     return words + (["--poll"] if options.poll else [])
 
 

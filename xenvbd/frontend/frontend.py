@@ -9,6 +9,7 @@ from typing import Any
 from xenvbd.errors import StoreError
 from xenvbd.frontend.bus import LOST, Bus, HandshakeError, Note, State
 from xenvbd.frontend.load import Load
+from xenvbd.frontend.loads import Loads
 from xenvbd.frontend.oracle import OracleError, RequestError
 from xenvbd.frontend.persona import Facts, RingNodes, Wishes
 from xenvbd.frontend.persona import persona as persona_named
@@ -27,10 +28,10 @@ class Frontend:
 
     store: a Store of that domain; None: its own.  persona: linux, windows, freebsd, minios, uboot, ovmf, grub.
     ring_page_order, indirect (segments): at most so much; None as the persona by itself.  abi: native, x86_32-abi,
-    x86_64-abi; protocol=False leaves the node out.  nodes: what to write instead of the persona's nodes, None to
-    leave one out.  pages: data pages granted up front; fresh_grants: grants of each request's own.  ring_index:
-    where the ring's indices start.  seed: of the pattern; blank: the disk reads zeros where it was never written.
-    timeout: seconds for each wait of the handshake, io_timeout for each request.  spin: wait without sleeping.
+    x86_64-abi; queues: at most so many, which only linux asks for; protocol=False leaves the node out.  nodes: what
+    to write instead of the persona's nodes, None to leave one out.  pages: data pages granted up front; fresh_grants:
+    grants of each request's own.  ring_index: where the ring's indices start.  seed: of the pattern; blank: the
+    disk reads zeros where it was never written.  timeout: seconds for each wait of the handshake, io_timeout for each request.  spin: wait without sleeping.
     note(event, fields) hears of states and nodes.
 
     All sectors are of 512 bytes.  Nothing keeps a caller from reading past the end: the backend's answer is checked.
@@ -39,18 +40,20 @@ class Frontend:
     def __init__(self, hypervisor: Any, store: Store | None, devid: int, *, persona: str = "linux",
                  ring_page_order: int | None = None, indirect: int | None = None, abi: str = "native",
                  protocol: bool = True, persistent: bool = True, nodes: dict[str, str | None] | None = None,
-                 pages: int = 256, fresh_grants: bool = False, ring_index: int = 0, seed: int = 1, blank: bool = True,
+                 queues: int = 1, pages: int = 256,
+                 fresh_grants: bool = False, ring_index: int = 0, seed: int = 1, blank: bool = True,
                  timeout: float = 10.0, io_timeout: float = 30.0, spin: bool = False, note: Note | None = None) -> None:
         self.hypervisor = hypervisor
         self.devid = devid
         self.persona = persona_named(persona)
-        self.wishes = Wishes(ring_page_order, indirect, persistent and not fresh_grants, abi, protocol, nodes or {})
+        self.wishes = Wishes(ring_page_order, indirect, persistent and not fresh_grants, queues, abi, protocol,
+                             nodes or {})
         self.pages, self.fresh_grants, self.ring_index, self.spin = pages, fresh_grants, ring_index, spin
         self.seed, self.blank, self.io_timeout = seed, blank, io_timeout
         self._own_store = Store(hypervisor.store_path) if store is None else None
         self.bus = Bus(self._own_store or store, hypervisor.domid, devid, timeout=timeout, who=persona, note=note)
         self._facts: Facts | None = None
-        self._queue: FrontQueue | None = None
+        self._queues: list[FrontQueue] = []
         self._shadow: Shadow | None = None
 
     # The handshake
@@ -58,26 +61,28 @@ class Frontend:
     def connect(self) -> Facts:
         """Shake hands; what the backend says of its disk.  Raises HandshakeError, HandshakeTimeout."""
         self.bus.find()
-        self._drop_queue()
+        self._drop_queues()
         try:
             self._facts = self.persona.connect(self.bus, self._make_ring, self.wishes)
             self._fit(self._facts)
         except BaseException:
-            self._drop_queue()
+            self._drop_queues()
             raise
         return self._facts
 
     def _make_ring(self, order: int) -> RingNodes:
-        self._queue = FrontQueue(self.hypervisor, self.bus.backend_id, order, self.wishes.abi, self.pages,
-                                 self.fresh_grants, self.ring_index)
-        self._queue.handle, self._queue.spin = self.devid & 0xFFFF, self.spin
-        self._queue.anonymous = self.persona.anonymous
-        return RingNodes(self._queue.refs, self._queue.port)
+        queue = FrontQueue(self.hypervisor, self.bus.backend_id, order, self.wishes.abi, self.pages,
+                           self.fresh_grants, self.ring_index)
+        queue.handle, queue.spin = self.devid & 0xFFFF, self.spin
+        queue.anonymous = self.persona.anonymous
+        self._queues.append(queue)
+        return RingNodes(queue.refs, queue.port)
 
     def _fit(self, facts: Facts) -> None:
-        """Set the queue and the shadow for this disk; the shadow outlives a reconnection."""
-        self.queue.max_segments = facts.max_segments
-        self.queue.number_shift, self.queue.segment_shift = facts.number_shift, facts.segment_shift
+        """Set the queues and the shadow for this disk; the shadow outlives a reconnection."""
+        for queue in self._queues:
+            queue.max_segments = facts.max_segments
+            queue.number_shift, queue.segment_shift = facts.number_shift, facts.segment_shift
         if self._shadow is None:
             self._shadow = Shadow(facts.sectors, self.seed, self.blank)
         self._shadow.resize(facts.sectors)
@@ -91,10 +96,15 @@ class Frontend:
 
     @property
     def queue(self) -> FrontQueue:
-        """The ring, for raw requests; raises HandshakeError while there is none."""
-        if self._queue is None:
+        """The first ring, for raw requests; raises HandshakeError while there is none."""
+        return self.queues[0]
+
+    @property
+    def queues(self) -> list[FrontQueue]:
+        """All rings; raises HandshakeError while there is none."""
+        if not self._queues:
             raise HandshakeError(errno.ENOTCONN, "no ring", path=self.bus.frontend)
-        return self._queue
+        return self._queues
 
     @property
     def shadow(self) -> Shadow:
@@ -139,11 +149,11 @@ class Frontend:
             self.bus.reconnect(self.bus.timeout)
         backend = self.bus.backend_state
         try:
-            if self._queue is not None:
-                self._queue.drain(self.io_timeout)
+            for queue in self._queues:
+                queue.drain(self.io_timeout)
         finally:
             try:
-                if self._queue is not None and backend is not None:
+                if self._queues and backend is not None:
                     closing = backend in (State.Closing, State.Closed)
                     (self.persona.answer_closing if closing else self.persona.close)(self.bus)
             finally:
@@ -151,16 +161,15 @@ class Frontend:
 
     def abandon(self) -> None:
         """Vanish without a word, as a guest that crashed: ring and pages are taken away, nodes stay."""
-        self._drop_queue()
+        self._drop_queues()
         self.bus.close()
         if self._own_store is not None:
             self._own_store.close()
             self._own_store = None
 
-    def _drop_queue(self) -> None:
-        queue, self._queue = self._queue, None
-        if queue is not None:
-            queue.close()
+    def _drop_queues(self) -> None:
+        while self._queues:
+            self._queues.pop().close()
 
     def __enter__(self) -> Frontend:
         return self
@@ -248,9 +257,12 @@ class Frontend:
 
     # Many at once
 
-    def start(self, **options: Any) -> Load:
-        """A Load (its options) on this disk, to be driven by step()."""
-        return Load(self.queue, self.shadow, **{"timeout": self.io_timeout, **options})
+    def start(self, **options: Any) -> Load | Loads:
+        """A Load (its options) on this disk, on each of its queues, to be driven by step()."""
+        options = {"timeout": self.io_timeout, **options}
+        if len(self.queues) == 1:
+            return Load(self.queue, self.shadow, **options)
+        return Loads(self.queues, self.shadow, **options)
 
     def load(self, **options: Any) -> Result:
         """Run a Load to its end.  Raises OracleError, Unanswered."""
@@ -264,7 +276,7 @@ class Frontend:
         return self.load(rw="verify", bs=min(self.queue.max_segments * 8, 128) * SECTOR, iodepth=16)
 
 
-def result_of(load: Load) -> Result:
+def result_of(load: Load | Loads) -> Result:
     """What a Load has done so far."""
     return Result(load.rw, load.snapshot, load.seconds, load.cpu_seconds, load.verified)
 

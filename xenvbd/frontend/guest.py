@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from xenvbd import errors, hv
 from xenvbd.frontend.frontend import Frontend, result_of
 from xenvbd.frontend.load import KINDS, Load
+from xenvbd.frontend.loads import Loads
 from xenvbd.frontend.oracle import OracleError
 from xenvbd.frontend.persona import PERSONAS
 from xenvbd.frontend.result import Result
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _ring_options(p: argparse._ArgumentGroup) -> None:
     p.add_argument("--ring-page-order", type=int, metavar="N", help="at most (default: the persona's)")
+    p.add_argument("--queues", type=int, default=1, metavar="N", help="rings at most (default: 1)")
     p.add_argument("--indirect", type=int, metavar="N", help="segments at most; 0: none (default: the persona's)")
     p.add_argument("--abi", choices=("native", "x86_32-abi", "x86_64-abi"), default="native")
     p.add_argument("--fresh-grants", action="store_true", help="grant and revoke the pages of each request")
@@ -96,9 +98,9 @@ class Guest:
         self.machine = hv.open(options.hypervisor, options.domid)
         self.frontend = Frontend(
             self.machine, None, options.devid, persona=options.persona, ring_page_order=options.ring_page_order,
-            indirect=options.indirect, abi=options.abi, fresh_grants=options.fresh_grants, seed=options.seed,
-            blank=options.blank, timeout=options.timeout, io_timeout=options.io_timeout, spin=options.poll,
-            note=report.say)
+            indirect=options.indirect, queues=options.queues, abi=options.abi, fresh_grants=options.fresh_grants,
+            seed=options.seed, blank=options.blank, timeout=options.timeout, io_timeout=options.io_timeout,
+            spin=options.poll, note=report.say)
 
     def stop(self) -> None:
         """From a signal handler: no new requests, finish, close."""
@@ -124,7 +126,8 @@ class Guest:
             "sectors": facts.sectors, "sector-size": facts.sector_size, "ring-page-order": facts.ring_page_order,
             "protocol": self.frontend.wishes.abi,
             "max-indirect-segments": facts.max_segments if facts.max_segments > 11 else 0,
-            "event-channel": self.frontend.queue.port, "persona": self.options.persona,
+            "queues": len(self.frontend.queues), "event-channel": self.frontend.queue.port,
+            "persona": self.options.persona,
             "features": {"flush-cache": facts.flush, "barrier": facts.barrier, "discard": facts.discard,
                          "persistent": facts.persistent}})
 
@@ -153,7 +156,7 @@ class Guest:
         self._progress(phase, load)
         return result_of(load)
 
-    def _step(self, load: Load) -> bool:
+    def _step(self, load: Load | Loads) -> bool:
         self._mind_the_backend()
         load.stop = self.stopping
         return bool(load.step(min(SLICE, self.options.interval)))
@@ -165,7 +168,7 @@ class Guest:
             self.stopping = True
         return state
 
-    def _progress(self, phase: str, load: Load) -> None:
+    def _progress(self, phase: str, load: Load | Loads) -> None:
         total = {} if load.operations is None else {"of": load.operations}
         self.report.say("progress", {"phase": phase, **total, **result_of(load).progress()})
 

@@ -22,6 +22,7 @@ class Wishes:
     ring_page_order: int | None = None
     indirect: int | None = None
     persistent: bool = True
+    queues: int = 1
     abi: str = "native"
     protocol: bool = True                                       # False: leave the node out
     nodes: dict[str, str | None] = field(default_factory=dict)  # written instead of the persona's; None: left out
@@ -184,15 +185,27 @@ class Linux(Persona):
 
     def _connect(self, bus: Bus, make_ring: MakeRing, wishes: Wishes) -> Facts:
         bus.await_backend(State.InitWait, refuse=(State.Closing, State.Closed))
-        bus.number("multi-queue-max-queues", 1)
-        ring = make_ring(self.order(bus, wishes))
-        nodes = {**self.ring_nodes(ring, wishes), "feature-persistent": str(int(wishes.persistent))}
+        count = max(1, min(wishes.queues, bus.number("multi-queue-max-queues", 1)))
+        order = self.order(bus, wishes)
+        rings = [make_ring(order) for _ in range(count)]
+        nodes = {**self.rings_nodes(rings, wishes), "feature-persistent": str(int(wishes.persistent))}
         bus.write(self.overridden(nodes, wishes))
         bus.switch(State.Initialised)
         bus.await_backend(State.Connected, refuse=(State.Closing, State.Closed))
-        facts = self.facts(bus, wishes, ring)
+        facts = self.facts(bus, wishes, rings[0])
         bus.switch(State.Connected)
         return facts
+
+    def rings_nodes(self, rings: list[RingNodes], wishes: Wishes) -> dict[str, str]:
+        """One ring's nodes lie in the area itself; of several each has a directory, for what is a ring's own."""
+        if len(rings) == 1:
+            return self.ring_nodes(rings[0], wishes)
+        nodes = {"multi-queue-num-queues": str(len(rings))}
+        for number, ring in enumerate(rings):
+            for name, value in self.ring_nodes(ring, wishes).items():
+                own = name.startswith(("ring-ref", "event-channel"))
+                nodes[f"queue-{number}/{name}" if own else name] = value
+        return nodes
 
     def answer_closing(self, bus: Bus) -> None:
         bus.switch(State.Closed)

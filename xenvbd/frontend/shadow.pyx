@@ -18,6 +18,11 @@ cdef extern from * nogil:
     uint64_t GOLDEN "XENVBD_GOLDEN"
     const uint64_t ZEROS "xenvbd_zero_sector"[64]
 
+cdef extern from * nogil:
+    enum:
+        __ATOMIC_RELAXED
+    uint64_t next_version "__atomic_add_fetch"(uint64_t *p, uint64_t count, int order) noexcept
+
 cdef uint64_t LAST_SECTOR = <uint64_t>1 << 54
 
 
@@ -91,13 +96,13 @@ cdef class Shadow:
 
     cdef uint64_t begin(self, uint64_t sector, uint64_t count) noexcept nogil:
         cdef uint64_t i
-        self.version += 1
+        cdef uint64_t version = next_version(&self.version, 1, __ATOMIC_RELAXED)      # queues share it
         for i in range(sector, min(sector + count, self.sectors)):
             # A literal leaves no range of versions to lie in: until the write is answered, anything may be read.
             if self.map[i].latest & SHADOW_LITERAL:
                 self.map[i].latest = SHADOW_UNKNOWN
-            self.map[i].latest = self.version << 3 | (self.map[i].latest & 7)
-        return self.version
+            self.map[i].latest = version << 3 | (self.map[i].latest & 7)
+        return version
 
     cdef void commit(self, uint64_t sector, uint64_t count, uint64_t version) noexcept nogil:
         cdef uint64_t i
