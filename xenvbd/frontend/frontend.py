@@ -31,8 +31,8 @@ class Frontend:
     x86_64-abi; queues: at most so many, which only linux asks for; protocol=False leaves the node out.  nodes: what
     to write instead of the persona's nodes, None to leave one out.  pages: data pages granted up front; fresh_grants:
     grants of each request's own.  ring_index: where the ring's indices start.  seed: of the pattern; blank: the
-    disk reads zeros where it was never written.  timeout: seconds for each wait of the handshake, io_timeout for each request.  spin: wait without sleeping.
-    note(event, fields) hears of states and nodes.
+    disk reads zeros where it was never written.  timeout: seconds for each wait of
+    the handshake, io_timeout for each request.  spin: wait without sleeping.  note(event, fields) hears of states and nodes.
 
     All sectors are of 512 bytes.  Nothing keeps a caller from reading past the end: the backend's answer is checked.
     """
