@@ -1,7 +1,7 @@
 """An image is opened only where it may be, only if it is a file or a block device, and is locked by name."""
 import errno
-import gc
 import fcntl
+import gc
 import os
 import socket
 import subprocess
