@@ -18,7 +18,7 @@ help:
 	@echo "make coverage  line coverage of the Python and the Cython layers"
 	@echo "make build     compile the Cython modules in place; make build-debian: with Debian's Cython, in build/debian"
 	@echo "make deb       the Debian package, in dist (DEB_BUILD_OPTIONS=nocheck make deb: without its tests)"
-	@echo "make test-deb  install, upgrade, remove and purge it in a chroot, while a guest works; as root"
+	@echo "make test-deb  lintian; build it again and compare; install, upgrade, remove and purge it in a chroot; as root"
 	@echo "make clean     remove everything that was built"
 
 setup:
@@ -45,9 +45,11 @@ deb:
 	@scripts/setup-dev --packages-only
 	@scripts/deb
 
+# What make deb built.
 test-deb:
-	@scripts/setup-dev --packages-only
-	@tests/debian/run "$$(scripts/deb)"
+	@tests/debian/lint dist
+	@tests/debian/reproducible dist
+	@tests/debian/run dist/python3-xenvbd_*.deb
 
 demo: build
 	@scripts/demo $(DEMO)

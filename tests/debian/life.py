@@ -109,6 +109,12 @@ def install_on_a_host_without_xen() -> None:
     assert "without Xen" in run("xenvbd", "serve", status=6)
 
 
+def autopkgtests() -> None:
+    say("the package's own tests, against what is installed")
+    for test in ("smoke", "simulated-machine"):
+        run(f"/autopkgtest/{test}", timeout=180)
+
+
 def become_a_host_under_xen() -> None:
     say("now under Xen, as far as the init script can tell; the configuration names a simulated machine")
     run("python3", "-c", MAKE_MACHINE)
@@ -197,6 +203,7 @@ def remove_and_purge(before: set[str]) -> None:
 def main() -> None:
     before = files() | {"/sys/hypervisor", "/sys/hypervisor/type", "/srv/disk.img"}
     install_on_a_host_without_xen()
+    autopkgtests()
     become_a_host_under_xen()
     the_init_scripts_verbs()
     say("a guest verifies what it reads from a disk of the installed daemon")
