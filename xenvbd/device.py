@@ -16,6 +16,7 @@ from xenvbd import features, stats, xenbus
 from xenvbd.area import Areas, Gone, Leaving
 from xenvbd.errors import Error, StoreError, TargetError
 from xenvbd.features import Agreement
+from xenvbd.history import History
 from xenvbd.host import Host, WorkerProcess
 from xenvbd.medium import Medium
 from xenvbd.properties import DiskFacts, Properties, validate
@@ -43,6 +44,8 @@ class Device:
         self.areas = Areas(host.store, host.backend_domid, kind, domid, devid)
         self.created = properties is not None
         self.view = View(created=self.created)
+        self.history = History(self.name)
+        self.history.start(self.view)
         options = host.options(self.name, f"{domid}:{devid}")
         self.options, self.properties = options, properties
         self.engine, self.buffer_bytes = engine, options.buffer_bytes
@@ -83,6 +86,7 @@ class Device:
         self.view = xenbus.adopted(
             backend or XenbusState.CLOSED, xenbus.parse_state(seen.frontend), seen.online == b"1",
             serving=serving, created=record.created)
+        self.history.start(self.view)
         self._follow()
         if serving:
             self._worker = self.host.worker(self.domid)
@@ -142,7 +146,7 @@ class Device:
         """Tell the state machine, and do what it says."""
         before = self.view
         self.view, actions = xenbus.step(self.view, happened)
-        self._trace(before, self.view)
+        self.history.saw(before, self.view)
         self._todo.extend(functools.partial(self._actions[type(action)], action) for action in actions)
         self.run()
 
@@ -426,12 +430,3 @@ class Device:
 
     def _say(self, level: int, message: str, *args: object) -> None:
         self._limiter.log(log, level, f"{self.name}: {message}", *args)
-
-    def _trace(self, before: View, now: View) -> None:
-        if before.backend is not now.backend:
-            event("xen_device_backend_state", disk=self.name, state=now.backend.label)
-        if before.frontend is not now.frontend:
-            event("xen_device_frontend_state", disk=self.name,
-                  state=now.frontend.label if now.frontend is not None else "none")
-        if before.online is not now.online:
-            event("xen_device_backend_online", disk=self.name, online=int(now.online))

@@ -1,4 +1,4 @@
-"""The verbs of the control socket: ping, attach, detach, list, show, resume.
+"""The verbs of the control socket: ping, attach, detach, list, show, explain, resume.
 
 attach and detach may wait for a guest: their reply comes when it has answered, or with what was waited for.
 """
@@ -15,6 +15,7 @@ from xenvbd.backend import Backend
 from xenvbd.control import Reply, Result
 from xenvbd.device import Device
 from xenvbd.errors import Error, PropertyError
+from xenvbd.explain import explain
 from xenvbd.properties import Properties
 from xenvbd.show import show, waiting_for
 
@@ -35,7 +36,7 @@ class Verbs:
         self.backend = backend
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "ping": self._ping, "attach": self._attach, "detach": self._detach, "list": self._list,
-            "show": self._show, "resume": self._resume}
+            "show": self._show, "explain": self._explain, "resume": self._resume}
 
     def dispatch(self, verb: str, params: dict[str, Any], reply: Reply) -> None:
         """Do it; what it raises is the reply."""
@@ -57,6 +58,9 @@ class Verbs:
 
     def _show(self, params: dict[str, Any], reply: Reply) -> None:
         reply(self._shown(self.backend.find(_text(params, "disk"))))
+
+    def _explain(self, params: dict[str, Any], reply: Reply) -> None:
+        reply(explain(self.backend, _text(params, "disk")))
 
     def _resume(self, params: dict[str, Any], reply: Reply) -> None:
         device = self.backend.find(_text(params, "disk"))

@@ -17,7 +17,7 @@ TEXT = {page.name: page.read_text() for page in PAGES}
 TOML = dict(re.findall(r"^\.Sh ([A-Z ]+)\n(.*?)(?=^\.Sh|\Z)", TEXT["xenvbd.toml.5"], re.M | re.S))
 EXAMPLE = re.compile(r"^\.Bd -literal.*?\n(.*?)^\.Ed$", re.M | re.S)
 # Only a host with Xen can run these.
-NEEDS_XEN = ("xl ", "XENBUS_PATH=", "modprobe ")
+NEEDS_XEN = ("xenvbd doctor", "xenvbd explain", "xl ", "XENBUS_PATH=", "modprobe ")
 
 
 def items(section: str) -> dict[str, str]:

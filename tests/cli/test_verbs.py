@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from xenvbd import errors
+from xenvbd import doctor, errors
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -41,6 +41,50 @@ def test_show_prints_facts_and_the_counters_when_verbose(daemon: Any, xenvbd: Ru
     assert "wakeups" not in capsys.readouterr().out
     xenvbd("-v", "show", "web1:xvda")
     assert "wakeups  5" in capsys.readouterr().out
+
+
+def test_explain_tells_the_story_and_ends_with_its_status(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    steps = [("backend", "Initialising", 0), ("frontend", "Initialising", 0), ("backend", "InitWait", 0.041)]
+    told = {"disk": "db2:xvdc", "vdev": 51744, "backend": "/local/domain/0/backend/vbd3/9/51744",
+            "target": "/srv/db2.img", "size": 8 << 30, "seconds": 12.34, "verdict": "waiting",
+            "why": "the guest has not answered InitWait",
+            "look": ["in the guest: dmesg | grep xvdc"], "exit-status": 4,
+            "states": [{"end": end, "state": state, "seconds": seconds} for end, state, seconds in steps]}
+    daemon.answers["explain"] = told
+    assert xenvbd("explain", "db2:xvdc") == 4
+    assert capsys.readouterr().out.splitlines() == [
+        "db2:xvdc (51744), backend /local/domain/0/backend/vbd3/9/51744",
+        "  backend   Initialising -> InitWait 0.041 s, for 12.3 s",
+        "  frontend  Initialising, for 12.3 s",
+        "  target    /srv/db2.img, 8G",
+        "waiting: the guest has not answered InitWait",
+        "  in the guest: dmesg | grep xvdc"]
+    assert xenvbd("explain", "db2:xvdc", "--json") == 4
+    assert json.loads(capsys.readouterr().out) == told
+
+
+def test_explain_has_no_times_of_a_disk_that_is_not_the_daemons(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["explain"] = {
+        "disk": "db2:xvdc", "vdev": 51744, "backend": "/b", "states": [{"end": "backend", "state": "Connected"}],
+        "verdict": "refused", "why": "QEMU (process 9) has it", "look": [], "exit-status": 7}
+    assert xenvbd("explain", "db2:xvdc") == 7
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  backend   Connected", "  frontend  -", "refused: QEMU (process 9) has it"]
+
+
+def test_doctor_says_what_to_do_and_ends_with_the_gravest(
+        xenvbd: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [doctor.Finding("ok", "xen", "Xen 4.20"),
+                doctor.Finding("fail", "rivals", "tapback has it", "stop it", 7)]
+    monkeypatch.setattr(doctor.Doctor, "findings", lambda self: findings)
+    assert xenvbd("doctor") == 7
+    assert capsys.readouterr().out == "ok    Xen 4.20\nfail  tapback has it\n      stop it\n"
+    assert xenvbd("doctor", "-q") == 7
+    assert capsys.readouterr().out == "fail  tapback has it\n      stop it\n"
+    assert xenvbd("doctor", "--json") == 7
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["exit-status"] == 7
+    assert shown["findings"][1] == {"level": "fail", "check": "rivals", "found": "tapback has it", "fix": "stop it"}
 
 
 def test_detach_is_silent_when_it_worked(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
