@@ -317,7 +317,7 @@ def test_what_a_data_plane_tells_can_be_traced(b, caplog):
     assert "xen_block_plane_event disk=web1:xvda kind=no-space detail='queue 0'" in caplog.text
 
 
-def test_a_worker_s_death_leaves_the_guest_connected_and_is_reported(b):
+def test_a_worker_s_death_with_a_disk_in_its_memory_leaves_the_guest_connected_and_is_reported(b):
     device = connected(b)
     device.worker_lost(b.worker)
     assert b.node("state") == CONNECTED and "died" in b.node("error") and device.failed

@@ -12,7 +12,8 @@ from xenvbd.verbs import Verbs
 def b():
     with bench() as made:
         backend(made)
-        made.verbs = Verbs(made.backend)
+        made.restarts = []
+        made.verbs = Verbs(made.backend, lambda: made.restarts.append(1))
         yield made
         made.backend.close()
 
@@ -33,7 +34,8 @@ def attach(b, **params):
 
 def test_ping_tells_how_the_daemon_is(b):
     attach(b)
-    assert call(b, "ping") | {"pid": 0, "version": ""} == {
+    assert call(b, "ping") | {"pid": 0, "version": "", "started": 0} == {
+        "started": 0,
         "pid": 0, "version": "", "disks": 1, "workers": 1, "store": True, "kinds": ["qdisk"]}
 
 

@@ -145,7 +145,6 @@ def test_a_later_manager_finds_the_worker_and_the_earlier_one_left_it_alone(mana
     assert later.call("echo", say="still here")["said"] == "still here"
     os.kill(pid, signal.SIGKILL)
     later.until(lambda: later.exits)
-    os.waitpid(pid, 0)
     later.loop.close()
 
 

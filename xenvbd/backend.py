@@ -396,13 +396,14 @@ class _Inventory:
         self._serving: set[str] = set()
         self._done: Callable[[set[str], set[int]], None] | None = done
         for worker in workers:
-            worker.call("list", functools.partial(self._listed, worker.domid))
+            worker.call("list", functools.partial(self._listed, worker))
         loop.later(LIST_SECONDS if workers else 0.0, self._finish)
 
-    def _listed(self, domid: int, result: dict[str, Any] | OSError) -> None:
-        self._waiting.discard(domid)
+    def _listed(self, worker: Worker, result: dict[str, Any] | OSError) -> None:
+        self._waiting.discard(worker.domid)
         if not isinstance(result, OSError):
             self._serving.update(result["disks"])
+            worker.version = str(result.get("version", ""))
         if not self._waiting:
             self._finish()
 

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd import features, stats, xenbus
+from xenvbd import features, xenbus
 from xenvbd.area import Areas, Gone, Leaving
-from xenvbd.errors import Error, StoreError, TargetError
-from xenvbd.features import Agreement
+from xenvbd.connection import Connection
+from xenvbd.errors import Error, StoreError
 from xenvbd.history import History
-from xenvbd.host import Host, WorkerProcess
+from xenvbd.host import Host
 from xenvbd.medium import Medium
 from xenvbd.properties import DiskFacts, Properties, validate
 from xenvbd.record import Record
@@ -31,13 +31,14 @@ RETRY_SECONDS = 1.0                 # after a transaction that others kept in co
 log = logging.getLogger("xenvbd")
 
 
-class Device:
+class Device(Connection):
     """A vbd from the moment it is claimed until nothing of it is left."""
 
     def __init__(self, host: Host, kind: str, domid: int, devid: int, *, domain: str = "", name: str = "",
                  properties: Properties | None = None, engine: str = "") -> None:
         """name: "web1:xvda"; domain: see Record.  properties: of a disk whose areas are to be created; None:
         a toolstack made them, and they say what is wanted."""
+        super().__init__()
         self.host, self.domid, self.devid, self.domain = host, domid, devid, domain
         self.key = Runtime.key(kind, domid, devid)
         self.name = name or self.key
@@ -49,17 +50,10 @@ class Device:
         options = host.options(self.name, f"{domid}:{devid}")
         self.options, self.properties = options, properties
         self.engine, self.buffer_bytes = engine, options.buffer_bytes
-        self.serving: str | None = None             # the engine that serves it
         self.facts: DiskFacts | None = None
-        self.medium: Medium | None = None
-        self.agreement: Agreement | None = None
-        self._past = stats.Snapshot.zero()
-        self.error: OSError | None = None       # why it does not work, as last reported
         self._todo: deque[Callable[[], None]] = deque()
         self._running = self._look_again = False
-        self._worker: WorkerProcess | None = None       # which has the plane
         self._watch: Watch | None = None
-        self._give_up: Callable[[], None] = lambda: None
         self._limiter = Limiter()
         self._actions: dict[type[xenbus.Action], Callable[[Any], None]] = {
             xenbus.Publish: self._publish, xenbus.Connect: self._connect, xenbus.Disconnect: self._disconnect,
@@ -82,10 +76,13 @@ class Device:
         self.properties, self.facts = record.properties, record.facts
         self.engine, self.buffer_bytes = record.engine, record.buffer_bytes
         self.created, self.areas.published = record.created, True
-        self.agreement = record.agreement if serving else None
+        self.agreement, self.flush_failed = record.agreement, record.flush_failed
+        died = not serving and self.adoptable
+        if not (serving or died):
+            self.agreement = None
         self.view = xenbus.adopted(
             backend or XenbusState.CLOSED, xenbus.parse_state(seen.frontend), seen.online == b"1",
-            serving=serving, created=record.created)
+            serving=serving, created=record.created, died=died, stale=died and self._has_another_ring())
         self.history.start(self.view)
         self._follow()
         if serving:
@@ -117,37 +114,19 @@ class Device:
             # It drains for a guest that nobody waits for any more.
             self._worker.call("disconnect", lambda result: None, disk=self.key, abandon=True)
 
-    def worker_event(self, kind: str, detail: str) -> None:
-        """What its data plane tells: a PlaneEvent's kind, and the rest of it as a text."""
-        event("xen_block_plane_event", disk=self.name, kind=kind, detail=detail)
-        if kind == "quarantined":
-            self.take(xenbus.PlaneBroken("the frontend broke its ring, which is served no more until it closes"))
-        else:
-            self._say(logging.WARNING, "%s: %s", kind, detail)
-        self.host.changed(self)
-
-    def worker_lost(self, worker: WorkerProcess) -> None:
-        """A worker has died; if it had this disk's plane, that is gone."""
-        if self._worker is worker:
-            self._worker = None
-            self.take(xenbus.PlaneLost(f"the worker of domain {self.domid} (process {worker.pid}) died"))
-
     def domain_gone(self) -> None:
         """The guest is dead, or another has its number."""
         self.take(xenbus.DomainGone())
-
-    def resume(self, done: Callable[[dict[str, Any] | OSError], None]) -> None:
-        """Let its plane try again what it holds."""
-        if self._worker is None:
-            raise Error(errno.ENOTCONN, "the disk is not connected", disk=self.name)
-        self._worker.call("resume", done, disk=self.key)
 
     def take(self, happened: xenbus.Event) -> None:
         """Tell the state machine, and do what it says."""
         before = self.view
         self.view, actions = xenbus.step(self.view, happened)
         self.history.saw(before, self.view)
-        self._todo.extend(functools.partial(self._actions[type(action)], action) for action in actions)
+        self._todo.extend(functools.partial(self._actions[type(action)], action) for action in actions
+                          if not isinstance(action, xenbus.Adopt))
+        if xenbus.Adopt() in actions:
+            self._adopt()                   # at once: it needs no store, and the guest waits
         self.run()
 
     def run(self) -> None:
@@ -168,6 +147,8 @@ class Device:
     def close(self) -> None:
         """Let go of what the manager holds for it, and leave it as it is: it goes on being served."""
         self._give_up()
+        if self._adoption is not None:
+            self._adoption.cancel()
         if self.medium is not None:
             self.medium.close()
         self.medium = None
@@ -193,12 +174,6 @@ class Device:
     def failed(self) -> bool:
         """It does not work, and will not by waiting."""
         return self.view.phase in (Phase.FAILED, Phase.GONE) or self.view.failed or self.view.broken
-
-    def counters(self) -> stats.Snapshot:
-        """What its queues have done since this manager knows it, its earlier connections included."""
-        queues = len(self.agreement.queues) if self.agreement else 0
-        files = [self.host.runtime.stats(self.key, queue) for queue in range(queues)]
-        return self._past + stats.Snapshot.of_files(files)
 
     # Doing
 
@@ -287,71 +262,6 @@ class Device:
         self.error = exc
         self.take(xenbus.PublishFailed(str(exc)))
 
-    def _connect(self, action: xenbus.Connect) -> None:
-        try:
-            self.agreement = self.areas.agreement(self._properties())
-        except OSError as exc:
-            self._unconnected(exc)
-        else:
-            self._with_medium(self._connect_medium, self._unconnected)
-
-    def _connect_medium(self, medium: Medium) -> None:
-        """Hand ring and target over to the worker."""
-        agreement, properties = self.agreement, self._properties()
-        assert agreement is not None and self.facts is not None
-        try:
-            if medium.facts.size != self.facts.size:
-                raise TargetError(errno.ESTALE, f"the size of {properties.target} is {medium.facts.size} bytes now, "
-                                  f"and {self.facts.size} were published; detach and attach the disk")
-            worker = self._worker = self.host.worker(self.domid)
-            files = self.host.runtime.new_queues(self.key, len(agreement.queues), stats.SIZE)
-            self._save()
-        except OSError as exc:
-            self._unconnected(exc)
-            return
-        self.medium = None
-        image = medium.take()
-        event("xen_block_connect", disk=self.name, protocol=agreement.abi, queues=len(agreement.queues),
-              ring_page_order=agreement.ring_page_order,
-              event_channels=[queue.event_channel for queue in agreement.queues])
-        worker.call("connect", self._connected, [*image, *files], disk=self.key, image=bool(image),
-                    agreement=agreement.to_json(), **self._record().orders())
-
-    def _connected(self, result: dict[str, Any] | OSError) -> None:
-        if isinstance(result, OSError):
-            self._unconnected(result)
-            return
-        self.error = None
-        self.serving = str(result.get("engine", self.engine))
-        self._say(logging.INFO, "connected: %s", self._describe())
-        self.take(xenbus.PlaneStarted())
-
-    def _unconnected(self, exc: OSError) -> None:
-        if self._is_lost(exc):
-            self._todo.appendleft(functools.partial(self._connect, xenbus.Connect()))
-            return
-        self.agreement, self.error, self._worker = None, exc, None
-        self.host.runtime.remove_queues(self.key)
-        self.take(xenbus.PlaneFailed(str(exc)))
-
-    def _disconnect(self, action: xenbus.Disconnect) -> None:
-        event("xen_block_disconnect", disk=self.name, reason=self.view.backend.label)
-        if self._worker is None:
-            self.take(xenbus.PlaneStopped())
-        else:
-            abandon = self.view.forced or self.view.frontend is None
-            self._worker.call("disconnect", self._disconnected, disk=self.key, abandon=abandon)
-
-    def _disconnected(self, result: dict[str, Any] | OSError) -> None:
-        self._past = self.counters().settled()
-        self.agreement = self._worker = None
-        if not isinstance(result, OSError) or result.errno == errno.ENOENT:
-            self.host.runtime.remove_queues(self.key)
-            self._say(logging.INFO, "disconnected")
-            self.take(xenbus.PlaneStopped())
-        else:
-            self.take(xenbus.PlaneLost(str(result)))
-
     def _set_state(self, action: xenbus.SetState) -> None:
         self.areas.set_state(action.state)
 
@@ -383,50 +293,17 @@ class Device:
 
     # Helpers
 
-    def _with_medium(self, then: Callable[[Medium], None], otherwise: Callable[[OSError], None]) -> None:
-        """Go on with the open target, now or when a helper thread has opened it."""
-        if self.medium is not None:
-            then(self.medium)
-            return
-        properties, policy, engine = self._properties(), self.host.policy, self.engine
-
-        def opened(result: Medium | OSError) -> None:
-            if isinstance(result, OSError):
-                otherwise(result)
-            else:
-                self.medium = result
-                event("xen_block_blockdev_add", disk=self.name, target=str(properties.target), engine=self.engine)
-                then(result)
-
-        self._give_up = self.host.helpers.run(
-            f"opening {properties.target}", lambda: Medium.open(properties, policy, engine), opened,
-            seconds=policy.open_seconds, dispose=Medium.close)
-
     def _has_areas(self) -> bool:
         """Whether the areas are its own: if their making failed, those of that name are somebody else's."""
         return not self.created or self.areas.published
 
-    def _properties(self) -> Properties:
-        assert self.properties is not None      # nothing is published without them
-        return self.properties
-
-    def _is_lost(self, exc: OSError) -> bool:
-        """Whether this is no failure of the device, but the store has gone: to be tried again when it is back."""
-        return isinstance(exc, StoreError) and not self.host.store.connected
-
     def _record(self) -> Record:
         assert self.facts is not None           # known since it was published
         return Record(self.areas.kind, self.domain, self.name, self.created, self._properties(), self.facts,
-                      self.engine, self.buffer_bytes, self.agreement)
+                      self.engine, self.buffer_bytes, self.agreement, self.flush_failed)
 
     def _save(self) -> None:
         self.host.runtime.save(self.key, self._record().to_json())
-
-    def _describe(self) -> str:
-        agreement = self.agreement
-        assert agreement is not None
-        rings = f"{len(agreement.queues)} x {1 << agreement.ring_page_order} ring pages"
-        return f"{agreement.abi}, {rings}, engine {self.serving}"
 
     def _say(self, level: int, message: str, *args: object) -> None:
         self._limiter.log(log, level, f"{self.name}: {message}", *args)

@@ -18,6 +18,9 @@ class WorkerProcess(Protocol):
 
     pid: int
 
+    def kill(self) -> None:
+        """As workers.Worker.kill."""
+
     def call(self, verb: str, done: Callable[[dict[str, Any] | OSError], None], fds: list[int] = ...,
              **params: Any) -> None:
         """As workers.Worker.call."""

@@ -228,6 +228,20 @@ def version_of(fd):
     return header.version, header.writer[:sizeof(header.writer)].partition(b"\0")[0].decode("ascii", "replace")
 
 
+def is_failed(path):
+    """Whether the file of that name is a journal that says that a flush failed."""
+    cdef xenvbd_journal_header header
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(sizeof(header))
+    except OSError:
+        return False
+    if len(raw) < <Py_ssize_t>sizeof(header):
+        return False
+    memcpy(&header, <char *>raw, sizeof(header))
+    return header.magic == XENVBD_JOURNAL_MAGIC and header.failed != 0
+
+
 cdef refuse_other_version(fd):
     version, writer = version_of(fd)
     if version not in (0, VERSION):

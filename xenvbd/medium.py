@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import errno
+import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from xenvbd import disk
@@ -12,6 +14,8 @@ from xenvbd.errors import ClaimError
 from xenvbd.properties import DiskFacts, Properties
 
 FENCE_SECONDS = 0.02                    # between two looks whether a dead worker's last write has landed
+
+log = logging.getLogger("xenvbd")
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,37 @@ class Medium:
     def open(cls, properties: Properties, policy: Policy, engine: str = "auto") -> Medium:
         """Open and lock the target; may take as long as its file system does.  Raises OSError, also if the engine,
         which is a worker's to start, could not serve it."""
+        deadline = time.monotonic() + policy.open_seconds
+
+        def landing(exc: ClaimError) -> bool:
+            # What a killed worker had begun to write is waited for, but not a live one's disk.
+            return exc.errno == errno.EINPROGRESS and time.monotonic() < deadline
+
+        return cls._open(properties, policy, engine, landing)
+
+    @classmethod
+    def fenced(cls, properties: Properties, policy: Policy, engine: str, name: str,
+               cancelled: threading.Event) -> Medium:
+        """As open(), for a disk that is served, by nobody at the moment: waits for the lock until it has it or is
+        cancelled, whoever holds it, and says so each second."""
+        started = said = time.monotonic()
+
+        def patient(exc: ClaimError) -> bool:
+            nonlocal said
+            if time.monotonic() - said >= 1:
+                said = time.monotonic()
+                log.warning("%s: waiting for its image for %.0f s: %s", name, said - started, exc)
+            return not cancelled.is_set()
+
+        return cls._open(properties, policy, engine, patient)
+
+    @classmethod
+    def _open(cls, properties: Properties, policy: Policy, engine: str, waits: Callable[[ClaimError], bool]) -> Medium:
         target = properties.target
         assert target is not None           # validate() has refused it
         disk.choose(target, engine)
         if target.scheme == "file":
-            image = _open_image(target.path, properties, policy)
+            image = _open_image(target.path, properties, policy, waits)
             return cls(DiskFacts.of(image), image)
         made = disk.open(target, read_only=properties.read_only,
                          logical_block_size=properties.logical_block_size)
@@ -56,9 +86,8 @@ class Medium:
             self._image = None
 
 
-def _open_image(path: str, properties: Properties, policy: Policy) -> Image:
-    """Open and lock; wait for what a killed worker had begun to write, but not for a live one's disk."""
-    deadline = time.monotonic() + policy.open_seconds
+def _open_image(path: str, properties: Properties, policy: Policy, waits: Callable[[ClaimError], bool]) -> Image:
+    """Open and lock; waits says whether to try again."""
     while True:
         try:
             return disk.open_image(
@@ -66,6 +95,6 @@ def _open_image(path: str, properties: Properties, policy: Policy) -> Image:
                 share=properties.share, fence=f"{properties.domid}/{properties.vdev.number}",
                 logical_block_size=properties.logical_block_size)
         except ClaimError as exc:
-            if exc.errno != errno.EINPROGRESS or time.monotonic() >= deadline:
+            if not waits(exc):
                 raise
         time.sleep(FENCE_SECONDS)

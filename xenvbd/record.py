@@ -15,7 +15,8 @@ from xenvbd.properties import DiskFacts, Properties
 @dataclass(frozen=True)
 class Record:
     """One published device.  domain tells a domain from an earlier one of its number; created: its areas are
-    ours; agreement: of its present connection, None without one."""
+    ours; agreement: of its present connection, None without one; flush_failed: what was written before may be
+    lost, so it is not served again."""
 
     kind: str
     domain: str
@@ -26,6 +27,7 @@ class Record:
     engine: str
     buffer_bytes: int
     agreement: Agreement | None = None
+    flush_failed: bool = False
 
     def orders(self) -> dict[str, Any]:
         """What a worker is told of it at connect: see disk.open() and dataplane.Settings."""
@@ -39,7 +41,8 @@ class Record:
                          "logical_block_size": props.logical_block_size, "max_buffer_bytes": self.buffer_bytes}}
 
     def to_json(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in ("kind", "domain", "name", "created", "engine", "buffer_bytes")}
+        plain = {name: getattr(self, name) for name in ("kind", "domain", "name", "created", "engine", "buffer_bytes",
+                                                        "flush_failed")}
         properties = asdict(replace(self.properties, target=None))
         properties |= {"vdev": self.properties.vdev.number, "target": str(self.properties.target)}
         return plain | {"properties": properties, "facts": asdict(self.facts),

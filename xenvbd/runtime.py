@@ -98,6 +98,27 @@ class Runtime:
             raise
         return files
 
+    def open_queues(self, key: str, queues: int, stats_size: int) -> list[int]:
+        """As new_queues(), for a disk whose rings are in use: the journals that there are, counters that go on.
+        FileNotFoundError if there are none."""
+        files: list[int] = []
+        try:
+            for queue in range(queues):
+                files.append(os.open(self.journal(key, queue), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+            for queue in range(queues):
+                path = self.stats(key, queue)
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                files.append(os.open(path, flags, 0o600))
+                os.ftruncate(files[-1], stats_size)
+        except OSError:
+            close_all(files)
+            raise
+        return files
+
+    def has_journals(self, key: str, queues: int) -> bool:
+        """Whether every queue of a disk has one."""
+        return queues > 0 and all(os.path.exists(self.journal(key, queue)) for queue in range(queues))
+
     def remove_queues(self, key: str) -> None:
         """Forget journals and counters of a disk."""
         for path in self.path.glob(f"{key}.q*.*"):

@@ -11,7 +11,9 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from xenvbd import __version__, hv
 from xenvbd.backend import Backend
@@ -39,6 +41,7 @@ class Service:
         """reload: reads the configuration again; stop_workers: end all disks with the manager (a simulation).
         Raises OSError: no Xen, no store, another manager, an area that a rival has."""
         self._reload, self._config = reload, config
+        self._again = False
         self._reconnecting = False
         self.loop = Loop()
         self._stop_workers = stop_workers
@@ -50,7 +53,7 @@ class Service:
         self.workers = Workers(self.loop, self.runtime, config.hypervisor, self.store.domid)
         self.backend = Backend(self.loop, self.store, self.runtime, self.workers, _policy(config), config.kinds,
                                lambda *names: self._config.options_of(*names))
-        self.control = Server(self.loop, config.control, Verbs(self.backend).dispatch)
+        self.control = Server(self.loop, config.control, Verbs(self.backend, self.restart).dispatch)
         self.loop.read(self.store.fileno(), self._dispatch)
         self.backend.start()
 
@@ -65,6 +68,15 @@ class Service:
         log.info("xenvbd %s serves backend/%s, process %d", __version__, ", ".join(self.backend.kinds), os.getpid())
         self.loop.run()
         self.close()
+        if self._again:
+            again()
+
+    def restart(self) -> None:
+        """Make room for another manager, in this process; workers serve on."""
+        log.info("the manager starts again")
+        notify("RELOADING=1\nSTATUS=starting again")
+        self._again = True
+        self.loop.later(0.05, self.loop.stop)       # the answer to whoever asked goes first
 
     def stop(self) -> None:
         """Stop serving; the disks go on, unless the configuration wants the workers to stop as well."""
@@ -130,6 +142,12 @@ class Service:
         self._reconnecting = False
         log.info("xenstored is back")
         notify("STATUS=serving")
+
+
+def again() -> NoReturn:
+    """Run the command that this process was started with, as it is installed now."""
+    logging.shutdown()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _policy(config: Config) -> Policy:

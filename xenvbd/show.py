@@ -26,6 +26,8 @@ def show(device: Device, pid: int | None = None) -> dict[str, Any]:
 def note(device: Device, counters: Snapshot) -> str:
     """Why it is not simply Connected, in a few words; empty if it is."""
     view = device.view
+    if device.adopting:
+        return device.adopting
     if device.error is not None:
         return str(device.error).removeprefix(f"{device.name}: ")
     if view.broken:

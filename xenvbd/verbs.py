@@ -1,4 +1,4 @@
-"""The verbs of the control socket: ping, attach, detach, list, show, explain, resume.
+"""The verbs of the control socket: ping, attach, detach, list, show, explain, resume, restart.
 
 attach and detach may wait for a guest: their reply comes when it has answered, or with what was waited for.
 """
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -17,10 +18,12 @@ from xenvbd.device import Device
 from xenvbd.errors import Error, PropertyError
 from xenvbd.explain import explain
 from xenvbd.properties import Properties
+from xenvbd.replacement import Replacement
 from xenvbd.show import show, waiting_for
 
 ATTACH_SECONDS = 30.0
 DETACH_SECONDS = 30.0
+RESTART_SECONDS = 30.0
 
 # Parameters of attach that are properties of the disk: its name there, and what reads a text.
 _SIZES = ("logical-block-size", "physical-block-size", "min-io", "opt-io", "discard-granularity")
@@ -32,11 +35,13 @@ _OTHERS = ("domain", "target", "vdev", "engine", "wait", "timeout")
 class Verbs:
     """What the control server dispatches to."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, restart: Callable[[], None]) -> None:
+        """restart: ends this manager and starts the next in its place."""
         self.backend = backend
+        self._restart_manager, self._started = restart, time.time()
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "ping": self._ping, "attach": self._attach, "detach": self._detach, "list": self._list,
-            "show": self._show, "explain": self._explain, "resume": self._resume}
+            "show": self._show, "explain": self._explain, "resume": self._resume, "restart": self._restart}
 
     def dispatch(self, verb: str, params: dict[str, Any], reply: Reply) -> None:
         """Do it; what it raises is the reply."""
@@ -46,7 +51,7 @@ class Verbs:
 
     def _ping(self, params: dict[str, Any], reply: Reply) -> None:
         backend = self.backend
-        reply({"version": __version__, "pid": os.getpid(), "disks": len(backend.devices),
+        reply({"version": __version__, "pid": os.getpid(), "started": self._started, "disks": len(backend.devices),
                "workers": backend.workers.running, "store": backend.store.connected,
                "kinds": list(backend.kinds)})
 
@@ -65,6 +70,27 @@ class Verbs:
     def _resume(self, params: dict[str, Any], reply: Reply) -> None:
         device = self.backend.find(_text(params, "disk"))
         device.resume(lambda result: reply(result if isinstance(result, OSError) else self._shown(device)))
+
+    def _restart(self, params: dict[str, Any], reply: Reply) -> None:
+        """Without a disk the manager; else the worker that serves it, and with it all disks of its domain: its rings
+        are handed over to a new one, of this manager's version."""
+        if params.get("disk") is None:
+            reply({"pid": os.getpid(), "started": self._started})
+            self._restart_manager()
+            return
+        device = self.backend.find(_text(params, "disk"))
+        replacement = Replacement(self.backend, device.domid)
+        deadline = time.monotonic() + _seconds(params, RESTART_SECONDS)
+
+        def look() -> None:
+            if replacement.done:
+                reply(replacement.result | {"disk": device.name})
+            elif time.monotonic() >= deadline:
+                reply(Error(errno.ETIMEDOUT, f"not done yet: {replacement.missing}", disk=device.name))
+            else:
+                self.backend.loop.later(0.01, look)
+
+        look()
 
     def _attach(self, params: dict[str, Any], reply: Reply) -> None:
         properties, seconds = self._properties(params), _seconds(params, ATTACH_SECONDS)

@@ -5,7 +5,8 @@
 It has no xenstore and opens no target: rings, ports and descriptors come from the manager, over a
 SOCK_SEQPACKET socket (wire.py).  It outlives its manager: the end of the connection is not its end, a later
 manager connects to worker-D.sock in the runtime directory and goes on.  It ends when it is told to, or when
-it has neither a disk nor a manager for a while.
+it has neither a disk nor a manager for a while.  At SIGTERM it hands its rings over: it answers what the storage is
+doing and leaves all else in the journals, for the worker that the manager starts next.
 
     manager to worker   {"call": N, "verb": connect | disconnect | resume | list | ping | stop, ...} and
     descriptors worker to manager   {"reply": N, "result": {...}} or {"reply": N, "error": {...}}
@@ -38,7 +39,7 @@ from xenvbd.hv.ops import Hypervisor
 from xenvbd.loop import Loop, Timer
 from xenvbd.runtime import Runtime
 from xenvbd.target import parse as parse_target
-from xenvbd.wire import MAX_QUEUE, Message, Wire
+from xenvbd.wire import MAX_QUEUE, PROTOCOL, Message, Wire
 
 log = logging.getLogger("xenvbd.worker")
 Finish = Callable[[dict[str, Any] | OSError], None]
@@ -84,10 +85,10 @@ class Worker:
         self._watch_idleness()
 
     def leave(self) -> None:
-        """Stop every plane, drained, and end."""
+        """Hand every ring over, and end."""
         self._leaving = True
         for plane in list(self.planes.values()):
-            self._stop_plane(plane, lambda result: None)
+            self._stop_plane(plane, lambda result: None, hand_over=True)
         self._leave_if_done()
 
     def _accept(self) -> None:
@@ -152,6 +153,9 @@ class Worker:
         """Open the target's engine and start its data plane.  The descriptors: the image if there is one,
         then a journal for each queue, then the counters of each."""
         body = message.body
+        if body.get("protocol") != PROTOCOL:
+            raise Error(errno.EPROTO, f"the worker of domain {self.domid} is of xenvbd {__version__}, and not of its "
+                        f"manager's version: `xenvbd restart --worker DISK`, with a disk of that domain, replaces it")
         agreement = Agreement.from_json(body["agreement"])
         queues, images = len(agreement.queues), int(body["image"])
         if body["disk"] in self.planes or self._leaving:
@@ -173,7 +177,8 @@ class Worker:
             plane = DataPlane(self.hypervisor, target, name=body["name"], image=identity,
                               settings=Settings(**body["settings"]))
             try:
-                plane.start(agreement, message.fds[:queues], message.fds[queues:])
+                plane.start(agreement, message.fds[:queues], message.fds[queues:],
+                            adopt=bool(body.get("adopt")))
             except BaseException:
                 plane.destroy()
                 raise
@@ -195,7 +200,7 @@ class Worker:
         finish({})
 
     def _list(self, message: Message, finish: Finish) -> None:
-        finish({"disks": {key: plane.plane.state for key, plane in self.planes.items()}})
+        finish({"disks": {key: plane.plane.state for key, plane in self.planes.items()}, "version": __version__})
 
     def _ping(self, message: Message, finish: Finish) -> None:
         finish({"pid": os.getpid(), "domid": self.domid, "version": __version__})
@@ -213,9 +218,9 @@ class Worker:
             raise Error(errno.ENOENT, f"no plane serves {key}")
         return self.planes[key]
 
-    def _stop_plane(self, plane: Plane, finish: Finish, *, abandon: bool = False) -> None:
+    def _stop_plane(self, plane: Plane, finish: Finish, *, abandon: bool = False, hand_over: bool = False) -> None:
         plane.stopping.append(finish)
-        plane.plane.stop_begin(abandon=abandon)
+        plane.plane.stop_begin(abandon=abandon, hand_over=hand_over)
 
     def _events(self, plane: Plane) -> None:
         for event in plane.plane.events():

@@ -20,15 +20,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xenvbd import __version__
 from xenvbd.errors import Error, from_json
 from xenvbd.loop import Loop
 from xenvbd.runtime import Runtime
-from xenvbd.wire import Message, Wire, close_all, peer
+from xenvbd.wire import PROTOCOL, Message, Wire, close_all, peer
 
 RECONNECT_SECONDS = 0.5
 STOP_AGAIN_SECONDS = 1.0
 IDLE_SECONDS = 10.0                 # a worker without a disk and a manager lives on for so long
-MAX_DEATHS = 5                      # of a domain's worker in a minute
+MAX_DEATHS = 5                      # of a domain's worker in a minute; then it is started again less often
+PAUSE_SECONDS = 2.0
+HAND_OVER_SECONDS = 5.0             # for a worker that is replaced; a disk whose storage hangs must not keep the others
 COMMAND = (sys.executable, "-P", "-m", "xenvbd.worker")
 
 log = logging.getLogger("xenvbd.workers")
@@ -36,14 +39,20 @@ Result = dict[str, Any] | OSError
 Done = Callable[[Result], None]
 
 
+class WorkerGone(Error):
+    """The worker died before it answered, or its connection did."""
+
+
 class Worker:
-    """One worker process as the manager sees it."""
+    """One worker process as the manager sees it.  version: of xenvbd; empty if it has not said it yet."""
 
     def __init__(self, loop: Loop, domid: int, pid: int, path: str, sock: socket.socket,
                  child: subprocess.Popen[bytes] | None = None) -> None:
         """child: ours to reap; None: it was started by an earlier manager."""
         self.loop, self.domid, self.pid, self._path, self._child = loop, domid, pid, path, child
         self.alive = True
+        self.leaving = False                # it was told to; its end is no failure
+        self.version = __version__ if child is not None else ""
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
         self.on_exit: Callable[[Worker], None] = lambda worker: None
         self._calls: dict[int, Done] = {}
@@ -62,10 +71,15 @@ class Worker:
         number = next(self._numbers)
         self._calls[number] = done
         try:
-            self._wire.send({"call": number, "verb": verb, **params}, fds)
+            self._wire.send({"call": number, "verb": verb, "protocol": PROTOCOL, **params}, fds)
         except OSError as exc:
             del self._calls[number]
             self._fail(done, Error(exc.errno or errno.EIO, f"worker {self.domid}: {exc.strerror}"))
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal, if it lives: SIGTERM lets it hand over."""
+        if self.alive and self._pidfd >= 0:
+            signal.pidfd_send_signal(self._pidfd, number)
 
     def close(self) -> None:
         """Leave the worker alone: it goes on serving.  Calls that wait for a reply are forgotten."""
@@ -102,7 +116,7 @@ class Worker:
             self._lost(exc)
         except OSError as exc:
             log.error("worker %d breaks the protocol and is killed: %s", self.domid, exc)
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self.kill()
             self._disconnect()
 
     def _flush(self) -> None:
@@ -137,16 +151,16 @@ class Worker:
 
     def _exited(self) -> None:
         self.alive = False
-        status = self._child.wait() if self._child is not None else None
-        level = logging.INFO if status == 0 else logging.WARNING
+        status = self._child.wait() if self._child is not None else _reap(self.pid)
+        level = logging.INFO if status == 0 or self.leaving else logging.WARNING
         ending = "ended" if status is None else f"ended with status {status}"
         log.log(level, "worker %d (process %d) %s", self.domid, self.pid, ending)
         self._disconnect()
         self.close()
         self.on_exit(self)
 
-    def _gone(self) -> Error:
-        return Error(errno.EPIPE, f"the worker of domain {self.domid} (process {self.pid}) is gone")
+    def _gone(self) -> WorkerGone:
+        return WorkerGone(errno.EPIPE, f"the worker of domain {self.domid} (process {self.pid}) is gone")
 
     def _fail(self, done: Done, exc: OSError) -> None:
         """Never from within call(): the caller need not expect its callback before call() returns."""
@@ -202,6 +216,16 @@ class Workers:
             self._leaving.add(worker)
             self._stop(worker)
 
+    def replace(self, domid: int) -> None:
+        """Let a domain's worker hand over and end; whoever has a disk there asks for the next.  Error if none."""
+        worker = self.by_domid.get(domid)
+        if worker is None:
+            raise Error(errno.ENOENT, f"domain {domid} has no worker")
+        log.info("worker %d (process %d, xenvbd %s) is to hand over", domid, worker.pid, worker.version or "unknown")
+        worker.leaving = True
+        worker.kill(signal.SIGTERM)
+        self.loop.later(HAND_OVER_SECONDS, worker.kill)
+
     def _stop(self, worker: Worker) -> None:
         def stopped(result: Result) -> None:
             if isinstance(result, OSError) and worker.alive:
@@ -219,7 +243,8 @@ class Workers:
 
     def _spawn(self, domid: int) -> Worker:
         deaths = self._deaths.get(domid, deque())
-        if len(deaths) == MAX_DEATHS and time.monotonic() - deaths[0] < 60:
+        now = time.monotonic()
+        if len(deaths) == MAX_DEATHS and now - deaths[0] < 60 and now - deaths[-1] < PAUSE_SECONDS:
             raise Error(errno.EAGAIN, f"the worker of domain {domid} died {MAX_DEATHS} times in a minute: "
                         "not started again yet")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -245,10 +270,18 @@ class Workers:
     def _exited(self, worker: Worker) -> None:
         if self.by_domid.get(worker.domid) is worker:
             del self.by_domid[worker.domid]
-            self._deaths.setdefault(worker.domid, deque(maxlen=MAX_DEATHS)).append(time.monotonic())
+            if not worker.leaving:
+                self._deaths.setdefault(worker.domid, deque(maxlen=MAX_DEATHS)).append(time.monotonic())
             _unlink(self.runtime.worker(worker.domid))
         self._leaving.discard(worker)
         self.on_exit(worker)
+
+
+def _reap(pid: int) -> int | None:
+    """The exit status of a process that an earlier life of ours may have started; None if it was somebody else."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return None
 
 
 def _unlink(path: str) -> None:

@@ -36,7 +36,7 @@ def complete(where: Path, line: str, times: int = 1) -> list[str]:
 
 def test_verbs_are_offered_first(bin_directory: Path) -> None:
     assert complete(bin_directory, "xenvbd ") == [
-        "serve", "attach", "detach", "list", "show", "explain", "resume", "doctor", "sim", "bench"]
+        "serve", "attach", "detach", "list", "show", "explain", "resume", "restart", "doctor", "sim", "bench"]
     assert complete(bin_directory, "xenvbd --json s") == ["serve", "show", "sim"]
 
 

@@ -176,3 +176,36 @@ def test_a_fault_of_ours_is_called_one_and_shows_where_only_when_asked(
     assert said.startswith("xenvbd: internal error: KeyError: 'disks'\n") and "Traceback" not in said
     xenvbd("-v", "list")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_restart_of_a_worker_asks_for_it_and_says_which_process_serves_now(daemon: Any, xenvbd: Run,
+                                                                           capsys: Capture) -> None:
+    daemon.answers["restart"] = {"disk": "web1:xvda", "domid": 3, "was": 10, "pid": 11}
+    assert xenvbd("restart", "--worker", "web1:xvda") == 0
+    assert capsys.readouterr().out == "" and daemon.asked == [("restart", {"disk": "web1:xvda", "timeout": 30.0})]
+    xenvbd("restart", "--worker", "web1:xvda", "-v")
+    assert capsys.readouterr().out == "web1:xvda: process 11\n"
+
+
+def test_restart_of_all_begins_with_the_manager_and_waits_for_the_next(daemon: Any, xenvbd: Run,
+                                                                       capsys: Capture) -> None:
+    starts = iter([1.0, 1.0, 2.0])
+    daemon.answers = {
+        "restart": lambda params: {"disk": params["disk"], "pid": 11} if params else {"pid": 5, "started": 1.0},
+        "ping": lambda params: {"pid": 5, "version": "1", "started": next(starts)},
+        "list": {"disks": [DISK | {"domid": 3, "pid": 10, "plane": "running"},
+                           DISK | {"domid": 3, "pid": 10, "plane": "running", "disk": "web1:xvdb"},
+                           DISK | {"domid": 4, "pid": 12, "plane": "none", "disk": "web2:xvda"}]}}
+    assert xenvbd("restart", "--all", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"pid": 5, "version": "1"}, {"disk": "web1:xvdb", "pid": 11}]
+
+
+def test_restart_of_a_manager_that_does_not_come_back_times_out(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers = {"restart": {"pid": 5, "started": 1.0}, "ping": {"pid": 5, "started": 1.0}}
+    assert xenvbd("--timeout", "0.2", "restart", "--manager") == 4
+    assert "workers serve on" in capsys.readouterr().err
+
+
+def test_restart_needs_to_be_told_what(daemon: Any, xenvbd: Run) -> None:
+    with pytest.raises(SystemExit):
+        xenvbd("restart")

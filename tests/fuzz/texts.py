@@ -119,7 +119,7 @@ class _Backend:
 def control(data: bytes) -> None:
     """A line of the control socket, and the verb's parameters."""
     _, verb, params = _request(data)
-    verbs = Verbs(_Backend())  # type: ignore[arg-type]
+    verbs = Verbs(_Backend(), lambda: None)  # type: ignore[arg-type]
     verbs.dispatch(verb, params, lambda result: None)
 
 

@@ -210,17 +210,94 @@ def test_a_killed_store_stops_nobody_and_is_used_again_when_it_is_back(host):
         stop(guest)
 
 
-def test_a_killed_worker_harms_its_own_guest_only_and_new_disks_of_that_guest_work(host):
-    victim, other = attach_two(host)
+def test_a_killed_worker_is_followed_by_another_and_no_guest_sees_it(host):
+    guests = attach_two(host)
+    for _ in range(3):
+        killed = host.worker(1)
+        os.kill(killed, signal.SIGKILL)
+        wait(lambda killed=killed: host.worker(1) not in (None, killed), "another worker")
+        assert progresses(host, 1) and progresses(host, 2)
+        assert host.client.call("show", disk="1:xvda")["state"]["backend"] == "Connected"
+    host.attach(1, "mem:1M", vdev="xvdb", wait=False)
+    load(host, 1, "--count", 200, devid=51728).finish()
+    for guest in guests:
+        stop(guest)
+
+
+def test_a_killed_worker_takes_what_it_had_in_memory_along_and_the_disk_says_so(host):
+    host.attach(1, "mem:4M", wait=False)
+    victim = load(host, 1, "--seconds", "60s")
     os.kill(host.worker(1), signal.SIGKILL)
     wait(lambda: "died" in host.client.call("show", disk="1:xvda")["note"], "the manager has noticed")
     assert host.client.call("show", disk="1:xvda")["state"]["backend"] == "Connected"
-    assert progresses(host, 2)
-    host.attach(1, "mem:1M", vdev="xvdb", wait=False)
-    load(host, 1, "--count", 200, devid=51728).finish()
-    stop(other)
     victim.kill()
     host.client.call("detach", disk="1:xvda", force=True)
+
+
+@pytest.mark.parametrize("manager_first", [True, False])
+def test_when_manager_and_workers_are_killed_the_next_manager_has_all_taken_over(host, manager_first):
+    guests = attach_two(host)
+    workers = [host.worker(1), host.worker(2)]
+    if manager_first:
+        host.manager.kill()
+        host.manager.wait(30)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    host.manager.kill()
+    host.manager.wait(30)
+    host.start_manager()
+    for domid, guest in enumerate(guests, 1):
+        assert progresses(host, domid) and host.worker(domid) not in workers
+        stop(guest)
+
+
+def test_a_worker_killed_while_the_store_is_away_is_followed_too(host):
+    guest, other = attach_two(host)
+    host.store.kill()
+    host.store.wait(30)
+    wait(lambda: not host.client.call("ping")["store"], "the manager has noticed")
+    os.kill(host.worker(1), signal.SIGKILL)
+    assert progresses(host, 1)
+    host.start_store()
+    wait(lambda: host.client.call("ping")["store"], "the manager is back at the store")
+    stop(guest)
+    stop(other)
+
+
+# Restarting
+
+def test_workers_are_replaced_one_by_one_and_no_guest_sees_it(host):
+    guests = attach_two(host)
+    for domid, guest in enumerate(guests, 1):
+        before = host.worker(domid)
+        answer = host.client.call("restart", disk=f"{domid}:xvda")
+        assert answer == {"disk": f"domain{domid}:xvda", "domid": domid, "was": before, "pid": host.worker(domid)}
+        assert progresses(host, domid)
+        stop(guest)
+
+
+def test_the_manager_starts_again_in_its_place_and_workers_serve_on(host):
+    guests = attach_two(host)
+    workers = [host.worker(1), host.worker(2)]
+    before = host.client.call("restart")
+    now = wait(lambda: host.restarted(before), "the manager answers again")
+    assert now["pid"] == host.manager.pid
+    wait(lambda: len(host.client.call("list")["disks"]) == 2, "the disks are taken over")
+    assert [host.worker(1), host.worker(2)] == workers
+    for domid, guest in enumerate(guests, 1):
+        assert progresses(host, domid)
+        host.client.call("restart", disk=f"{domid}:xvda")
+        stop(guest)
+
+
+def test_a_worker_with_a_disk_in_its_memory_is_not_replaced(host):
+    host.attach(1, "mem:4M", wait=False)
+    guest = load(host, 1, "--seconds", "60s")
+    worker = host.worker(1)
+    with pytest.raises(Error, match="would be lost: detach it first") as caught:
+        host.client.call("restart", disk="1:xvda")
+    assert exit_code(caught.value) == 7 and host.worker(1) == worker
+    stop(guest)
 
 
 def test_everything_ends_with_the_manager_if_it_was_told_so(host):

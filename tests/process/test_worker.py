@@ -113,9 +113,9 @@ def test_it_serves_what_it_is_handed_until_it_is_told_to_stop(manager, guest):
     assert manager.connect(guest)["engine"] == "memory"
     assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10 and transfer(guest, READ) == [OKAY]
     assert manager.counters().ops["write"].ops == 10
-    assert manager.call("list") == {"disks": {KEY: "running"}}
+    assert manager.call("list")["disks"] == {KEY: "running"}
     assert manager.call("disconnect", disk=KEY) == {}
-    assert manager.call("list") == {"disks": {}}
+    assert manager.call("list")["disks"] == {}
 
 
 def test_an_image_is_unlocked_when_disconnect_is_answered(manager, guest, tmp_path):
@@ -183,11 +183,10 @@ def test_it_outlives_its_manager_and_a_later_one_goes_on(manager, guest, machine
     assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10
     later = Manager(machine, manager.runtime)
     assert [worker.pid for worker in later.workers.find_all()] == [pid]
-    assert later.call("list") == {"disks": {KEY: "running"}}
+    assert later.call("list")["disks"] == {KEY: "running"}
     assert later.call("disconnect", disk=KEY) == {}
     later.workers.dismiss(1)
     later.until(lambda: later.exits)
-    os.waitpid(pid, 0)
     later.close()
 
 
@@ -237,4 +236,4 @@ def test_a_manager_that_does_not_read_does_not_stop_the_disks(manager, guest):
         worker.call("ping", lambda result: None)
     assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10
     manager.until(lambda: not worker._calls)
-    assert manager.call("list") == {"disks": {KEY: "running"}}
+    assert manager.call("list")["disks"] == {KEY: "running"}

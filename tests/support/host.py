@@ -113,6 +113,12 @@ class SimHost:
         with contextlib.suppress(Error):
             return self.client.call("ping")["pid"] == self.manager.pid
 
+    def restarted(self, before):
+        """What the manager says, if it is another than the one that said `before`; else nothing."""
+        with contextlib.suppress(Error):
+            now = self.client.call("ping")
+            return now if now["started"] != before["started"] else None
+
     def guest(self, domid, devid, *arguments):
         guest = GuestProcess(self, domid, devid, [str(argument) for argument in arguments])
         self.guests.append(guest)

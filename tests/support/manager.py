@@ -31,10 +31,15 @@ class FakeWorker:
         self.loop = loop
         self.calls, self.fail, self.hold, self.held = [], {}, set(), []
         self.planes = set()
+        self.kills = []
         self.epoch = 0              # raised when a manager dies: who called before is not answered
+
+    def kill(self, number=9):
+        self.kills.append(number)
 
     def call(self, verb, done, fds=(), **params):
         self.calls.append(verb)
+        self.params = params
         for fd in fds:
             os.close(fd)
         if verb in self.fail:

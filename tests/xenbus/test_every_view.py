@@ -12,6 +12,7 @@ from xenvbd.xenbus import (
     INITIALISED,
     INITIALISING,
     INITWAIT,
+    Adopt,
     BackendState,
     ClearError,
     Connect,
@@ -22,6 +23,7 @@ from xenvbd.xenbus import (
     FrontendState,
     Phase,
     Plane,
+    PlaneDied,
     PlaneFailed,
     PlaneLost,
     PlaneStarted,
@@ -62,18 +64,31 @@ def test_there_is_never_a_second_plane_and_never_closed_while_one_is_left() -> N
         plane = view.plane
         if isinstance(event, PlaneStarted | PlaneFailed | PlaneLost | PlaneStopped) and sensible(view, event):
             plane = Plane.RUNNING if isinstance(event, PlaneStarted) else Plane.NONE
+        if plane is Plane.DIED or (isinstance(event, PlaneDied) and sensible(view, event)):
+            plane = Plane.DIED if after.plane is Plane.DIED or Adopt() in actions else Plane.NONE
         for action in actions:
             if isinstance(action, Connect):
                 assert plane is Plane.NONE, (view, event)
                 plane = Plane.STARTING
+            elif isinstance(action, Adopt):
+                assert plane is Plane.DIED, (view, event)
+                plane = Plane.ADOPTING
             elif isinstance(action, Disconnect):
-                assert plane is Plane.RUNNING, (view, event)
+                assert plane in (Plane.RUNNING, Plane.ADOPTING), (view, event)
                 plane = Plane.STOPPING
             elif action in (Destroy(), SetState(CLOSED), SetState(INITWAIT)):
                 assert plane is Plane.NONE, (view, event)
             elif action == SetState(CONNECTED):
                 assert plane is Plane.RUNNING, (view, event)
         assert plane is after.plane, (view, event)
+
+
+def test_a_plane_that_is_taken_over_while_its_frontend_is_connected_writes_nothing() -> None:
+    for view, event, after, actions in edges():
+        if view.backend is CONNECTED and not view.owed and sensible(view, event) and (
+                (isinstance(event, PlaneDied) and after.plane is Plane.ADOPTING)
+                or (isinstance(event, PlaneStarted) and after.plane is Plane.RUNNING)):
+            assert not [action for action in actions if not isinstance(action, Adopt)], (view, event)
 
 
 def test_an_answer_that_was_not_asked_for_changes_no_plane_and_no_phase() -> None:
@@ -138,7 +153,7 @@ def test_no_view_is_left_with_something_to_do() -> None:
 def answered(view: View) -> View:
     """The view after whatever is under way came to its end, well."""
     for _ in range(10):
-        answer = {Plane.STARTING: STARTED, Plane.STOPPING: STOPPED}.get(view.plane)
+        answer = {Plane.STARTING: STARTED, Plane.ADOPTING: STARTED, Plane.STOPPING: STOPPED}.get(view.plane)
         if answer is None and view.phase is not Phase.PUBLISHING:
             return view
         view, _ = xenbus.step(view, answer or Published())

@@ -1,4 +1,5 @@
 """What guests and toolstacks do, one after the other, and what the device does about it."""
+from dataclasses import replace
 
 import pytest
 
@@ -14,9 +15,11 @@ from xenvbd.xenbus import (
     BackendState,
     Destroy,
     DomainGone,
+    Event,
     Phase,
     Plane,
     PlaneBroken,
+    PlaneDied,
     PlaneFailed,
     PlaneLost,
     Published,
@@ -213,6 +216,42 @@ def test_a_broken_ring_is_left_by_closed_and_initialising_only() -> None:
     assert not view.broken and not view.error
 
 
+def test_a_worker_that_died_is_followed_by_another_and_the_guest_sees_nothing() -> None:
+    view, words = play(SERVING, PlaneDied("killed"))
+    assert (view.plane, words) == (Plane.ADOPTING, "Adopt")
+    assert play(view, STARTED) == (SERVING, "")
+    assert play(view, PlaneDied("killed too"), PlaneDied("and again"), STARTED) == (SERVING, "Adopt Adopt")
+
+
+def test_a_worker_that_died_before_connected_was_written_owes_it_to_the_next() -> None:
+    assert play(STARTING, PlaneDied("killed"), STARTED) == (replace(SERVING, frontend=INITIALISED), "Adopt Connected")
+
+
+def test_a_ring_that_cannot_be_taken_over_is_left_to_its_frontend() -> None:
+    view, words = play(SERVING, PlaneDied("killed"), PlaneFailed("the journal is another's"))
+    assert (view.backend, view.plane, words) == (CONNECTED, Plane.NONE, "Adopt ReportError")
+    assert play(view, F(CLOSED), F(INITIALISING), F(INITIALISED))[1] == "Closing Closed ClearError InitWait Connect"
+
+
+@pytest.mark.parametrize("event, words", [
+    (F(CLOSED), "Closing Disconnect Closed"), (Unplug(force=True), "TakeOffline Disconnect"),
+    (F(INITIALISED), "Disconnect Connect")])
+def test_an_adoption_that_nobody_wants_any_more_is_ended(event: Event, words: str) -> None:
+    view, _ = play(SERVING, PlaneDied("killed"))
+    assert play(view, event, STARTED, STOPPED)[1].startswith(words)
+
+
+@pytest.mark.parametrize("event", [F(CLOSED), F(None), DomainGone(), BackendState(None)])
+def test_what_died_with_its_ring_is_not_taken_over(event: Event) -> None:
+    """It died while the frontend left, and both are seen at once."""
+    view, _ = play(replace(SERVING, plane=Plane.DIED), event)
+    assert view.plane is Plane.NONE
+
+
+def test_a_worker_that_died_in_a_broken_ring_is_not_followed() -> None:
+    assert play(BROKEN, PlaneDied("killed")) == (replace(BROKEN, plane=Plane.NONE), "")
+
+
 def test_a_lost_worker_leaves_the_guest_connected_until_it_closes() -> None:
     view, words = play(SERVING, PlaneLost("killed"))
     assert (view.backend, view.plane, words) == (CONNECTED, Plane.NONE, "ReportError")
@@ -353,7 +392,19 @@ def test_a_vbd_whose_frontend_left_meanwhile_is_closed() -> None:
     assert play(view, STARTED, STOPPED)[1] == "Closing Disconnect Closed"
 
 
-def test_a_vbd_whose_worker_died_too_waits_for_its_frontend() -> None:
+def test_a_vbd_whose_worker_died_too_is_taken_over_by_another() -> None:
+    view = xenbus.adopted(CONNECTED, CONNECTED, True, serving=False, died=True)
+    assert play(view, F(CONNECTED), STARTED) == (SERVING, "Adopt")
+    view = xenbus.adopted(INITWAIT, INITIALISED, True, serving=False, died=True)
+    assert play(view, F(INITIALISED), STARTED)[1] == "Adopt Connected"
+
+
+def test_a_vbd_whose_frontend_has_another_ring_meanwhile_is_connected_anew() -> None:
+    view = xenbus.adopted(CONNECTED, CONNECTED, True, serving=False, died=True, stale=True)
+    assert play(view, F(CONNECTED), STARTED)[1] == "Connect Connected"
+
+
+def test_a_vbd_without_a_journal_waits_for_its_frontend() -> None:
     view = xenbus.adopted(CONNECTED, CONNECTED, True, serving=False)
     assert play(view, F(CONNECTED))[1] == ""
     assert play(view, F(CLOSING), F(CLOSED), F(INITIALISING), F(INITIALISED))[1] == "Closing Closed InitWait Connect"

@@ -13,6 +13,7 @@ from xenvbd.xenbus import (
     INITIALISED,
     INITIALISING,
     INITWAIT,
+    Adopt,
     BackendState,
     Connect,
     Destroy,
@@ -22,6 +23,7 @@ from xenvbd.xenbus import (
     Phase,
     Plane,
     PlaneBroken,
+    PlaneDied,
     PlaneFailed,
     PlaneLost,
     PlaneStarted,
@@ -62,7 +64,9 @@ class World:
                 self.write(state, self.online)
             case TakeOffline(closing):
                 self.write(CLOSING if closing else self.backend, False)
-            case xenbus.Publish() | Connect() | Disconnect():
+            case Disconnect() if self.under_way == "Adopt":
+                self.under_way = "Disconnect"
+            case xenbus.Publish() | Connect() | Adopt() | Disconnect():
                 assert not self.under_way
                 assert self.planes == (1 if action == Disconnect() else 0)
                 self.under_way = str(action)
@@ -94,17 +98,20 @@ class World:
             if well:
                 self.write(INITWAIT, self.online)
             self.feed(Published() if well else PublishFailed("p"))
-        elif done == "Connect":
+        elif done in ("Connect", "Adopt"):
             self.planes = int(well)
             self.feed(PlaneStarted() if well else PlaneFailed("f"))
         elif done == "Disconnect":
             self.planes = 0
             self.feed(PlaneStopped())
 
-    def trouble(self, lost: bool) -> None:
-        if self.planes and self.under_way != "Disconnect":
-            self.planes = int(not lost)
-            self.feed(PlaneLost("l") if lost else PlaneBroken("b"))
+    def trouble(self, kind: str) -> None:
+        if kind == "died" and self.under_way in ("Connect", "Adopt"):
+            self.under_way = ""
+            self.feed(PlaneDied("d"))
+        elif self.planes and self.under_way != "Disconnect":
+            self.planes = int(kind == "broken")
+            self.feed({"broken": PlaneBroken("b"), "lost": PlaneLost("l"), "died": PlaneDied("d")}[kind])
 
     def settle(self) -> None:
         while self.dirty or self.under_way:
@@ -114,6 +121,7 @@ class World:
 
 
 GUEST = st.sampled_from([None, *XenbusState])
+TROUBLE = st.sampled_from(["broken", "lost", "died"])
 MOVES: st.SearchStrategy[Callable[[World], None]] = st.one_of(
     GUEST.map(lambda state: lambda world: world.guest(state)),
     st.sampled_from(["frontend", "backend"]).map(lambda which: lambda world: world.handle(which)),
@@ -121,7 +129,7 @@ MOVES: st.SearchStrategy[Callable[[World], None]] = st.one_of(
     st.booleans().map(lambda well: lambda world: world.answer(well)))
 RARE: st.SearchStrategy[Callable[[World], None]] = st.one_of(
     st.sampled_from([CLOSING, CLOSED, None]).map(lambda state: lambda world: world.toolstack(state)),
-    st.booleans().map(lambda lost: lambda world: world.trouble(lost)),
+    TROUBLE.map(lambda kind: lambda world: world.trouble(kind)),
     st.booleans().map(lambda force: lambda world: world.feed(Unplug(force))),
     st.just(lambda world: world.feed(DomainGone())))
 
@@ -143,11 +151,11 @@ def test_no_interleaving_breaks_the_rules_and_the_end_is_always_reached(
 
 
 @settings(max_examples=400)
-@given(st.lists(MOVES, max_size=60), st.booleans(), st.lists(MOVES, max_size=20))
-def test_whatever_a_guest_did_it_can_be_connected_again(before: list[Callable[[World], None]], lost: bool,
+@given(st.lists(MOVES, max_size=60), TROUBLE, st.lists(MOVES, max_size=20))
+def test_whatever_a_guest_did_it_can_be_connected_again(before: list[Callable[[World], None]], kind: str,
                                                         after: list[Callable[[World], None]]) -> None:
     world = World()
-    for move in (*before, lambda world: world.trouble(lost), *after):
+    for move in (*before, lambda world: world.trouble(kind), *after):
         move(world)
     world.settle()
     if world.view.phase is Phase.FAILED:

@@ -16,6 +16,7 @@ from xenvbd.xenbus import (
     Phase,
     Plane,
     PlaneBroken,
+    PlaneDied,
     PlaneFailed,
     PlaneLost,
     PlaneStarted,
@@ -51,12 +52,14 @@ STATES = [None, INITIALISING, INITIALISED, CONNECTED, CLOSING, CLOSED]      # th
 EVENTS: list[Event] = [
     *map(FrontendState, STATES), BackendState(None),
     *(BackendState(state, online) for state in (INITIALISING, CONNECTED, CLOSING, CLOSED) for online in (True, False)),
-    Realize(), Published(), PublishFailed("p"), STARTED, PlaneFailed("f"), STOPPED, PlaneBroken("b"), PlaneLost("l"),
-    Unplug(), Unplug(force=True), DomainGone()]
+    Realize(), Published(), PublishFailed("p"), STARTED, PlaneFailed("f"), STOPPED, PlaneBroken("b"), PlaneDied("d"),
+    PlaneLost("l"), Unplug(), Unplug(force=True), DomainGone()]
 BEGINNINGS = [View(), View(created=True), *(
     xenbus.adopted(backend, frontend, online, serving=serving)
     for backend in (INITWAIT, CONNECTED, CLOSING, CLOSED) for frontend in STATES
-    for online in (True, False) for serving in (True, False))]
+    for online in (True, False) for serving in (True, False)), *(
+    xenbus.adopted(backend, frontend, True, serving=False, died=True, stale=stale)
+    for backend in (INITWAIT, CONNECTED, CLOSING, CLOSED) for frontend in STATES for stale in (True, False))]
 
 
 def sensible(view: View, event: Event) -> bool:
@@ -65,11 +68,13 @@ def sensible(view: View, event: Event) -> bool:
         case Published() | PublishFailed():
             return view.phase is Phase.PUBLISHING
         case PlaneStarted() | PlaneFailed():
-            return view.plane is Plane.STARTING
+            return view.plane in (Plane.STARTING, Plane.ADOPTING)
         case PlaneStopped():
             return view.plane is Plane.STOPPING
         case PlaneBroken():
             return view.plane is Plane.RUNNING
+        case PlaneDied():
+            return view.plane not in (Plane.NONE, Plane.DIED)
     return True
 
 

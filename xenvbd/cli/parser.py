@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import xenvbd
 from xenvbd import errors
-from xenvbd.cli import attach, bench, detach, doctor, explain, listing, options, resume, serve, show, sim
+from xenvbd.cli import attach, bench, detach, doctor, explain, listing, options, restart, resume, serve, show, sim
 
-VERBS = (serve, attach, detach, listing, show, explain, resume, doctor, sim, bench)
+VERBS = (serve, attach, detach, listing, show, explain, resume, restart, doctor, sim, bench)
 
 
 class Parser(argparse.ArgumentParser):

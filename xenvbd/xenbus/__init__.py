@@ -10,6 +10,7 @@ unmapped); a removed area is never written; Initialised is never used, because L
 Linux kills the disk at Closing.  That is also what lets a data plane be restarted behind a guest's back."""
 from xenvbd.xenbus.actions import (
     Action,
+    Adopt,
     ClearError,
     Connect,
     Destroy,
@@ -26,6 +27,7 @@ from xenvbd.xenbus.events import (
     Event,
     FrontendState,
     PlaneBroken,
+    PlaneDied,
     PlaneFailed,
     PlaneLost,
     PlaneStarted,
@@ -51,7 +53,7 @@ from xenvbd.xenbus.view import Phase, Plane, View, adopted
 
 __all__ = [
     "CLOSED", "CLOSING", "CONNECTED", "INITIALISED", "INITIALISING", "INITWAIT",
-    "Action", "BackendState", "ClearError", "Connect", "Destroy", "Disconnect", "DomainGone", "Event",
-    "FrontendState", "Phase", "Plane", "PlaneBroken", "PlaneFailed", "PlaneLost", "PlaneStarted", "PlaneStopped",
-    "Publish", "PublishFailed", "Published", "Realize", "RemoveAreas", "ReportError", "SetState", "TakeOffline",
-    "Unplug", "View", "XenbusState", "adopted", "parse_state", "step", "table"]
+    "Action", "Adopt", "BackendState", "ClearError", "Connect", "Destroy", "Disconnect", "DomainGone", "Event",
+    "FrontendState", "Phase", "Plane", "PlaneBroken", "PlaneDied", "PlaneFailed", "PlaneLost", "PlaneStarted",
+    "PlaneStopped", "Publish", "PublishFailed", "Published", "Realize", "RemoveAreas", "ReportError", "SetState",
+    "TakeOffline", "Unplug", "View", "XenbusState", "adopted", "parse_state", "step", "table"]

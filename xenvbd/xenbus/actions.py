@@ -26,8 +26,14 @@ class Connect(Action):
 
 
 @dataclass(frozen=True)
+class Adopt(Action):
+    """Start a new plane on the ring of the one whose process died, with its journal.  Answer PlaneStarted, PlaneFailed
+    or PlaneDied.  To be done also while the store is away."""
+
+
+@dataclass(frozen=True)
 class Disconnect(Action):
-    """Stop the plane.  Answer PlaneStopped."""
+    """Stop the plane, or what Adopt has begun.  Answer PlaneStopped."""
 
 
 @dataclass(frozen=True)

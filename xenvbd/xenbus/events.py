@@ -73,8 +73,15 @@ class PlaneBroken(Event):
 
 
 @dataclass(frozen=True)
+class PlaneDied(Event):
+    """The process of the plane is gone; its journal is there, so that another can take its ring over."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class PlaneLost(Event):
-    """The process of the plane is gone, and the plane with it."""
+    """The process of the plane is gone, and the plane with it for good."""
 
     message: str
 

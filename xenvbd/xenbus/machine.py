@@ -10,6 +10,7 @@ from xenvbd.xenbus.events import (
     Event,
     FrontendState,
     PlaneBroken,
+    PlaneDied,
     PlaneFailed,
     PlaneLost,
     PlaneStarted,
@@ -92,7 +93,7 @@ def _frontend(view: View, state: XenbusState | None) -> View:
     if state == view.frontend or (state is not None and not INITIALISING <= state <= CLOSED):
         return view
     resumed = state in READY and (view.frontend is CLOSING or state is INITIALISED) and not view.broken
-    stale = view.plane in (Plane.STARTING, Plane.RUNNING) and (state in LEFT or resumed)
+    stale = view.plane not in (Plane.NONE, Plane.STOPPING) and (state in LEFT or resumed)
     return replace(view, frontend=state, failed=False, stale=view.stale or stale)
 
 
@@ -128,16 +129,21 @@ def _unplug(view: View, force: bool) -> tuple[View, list[Action]]:
 def _plane(view: View, event: Event) -> tuple[View, list[Action]]:
     """Answers of the plane; those that come too late are ignored."""
     match event, view.plane:
-        case PlaneStarted(), Plane.STARTING:
-            return _started(replace(view, plane=Plane.RUNNING))
-        case (PlaneFailed(message) | PlaneLost(message)), Plane.STARTING:
-            new = replace(view, plane=Plane.NONE, failed=not view.stale, stale=False)
+        case PlaneStarted(), (Plane.STARTING | Plane.ADOPTING):
+            view = replace(view, plane=Plane.RUNNING)
+            return _started(view) if view.owed else (view, [])
+        case (PlaneFailed(message) | PlaneLost(message)), (Plane.STARTING | Plane.ADOPTING):
+            # A ring that was in use cannot be tried again: only its frontend can bring it back.
+            new = replace(view, plane=Plane.NONE, failed=view.owed and not view.stale,
+                          broken=view.broken or not (view.owed or view.stale), stale=False)
             return (new, []) if view.stale else _reported(new, message)
-        case PlaneBroken(message), (Plane.STARTING | Plane.RUNNING):
+        case PlaneBroken(message), (Plane.STARTING | Plane.RUNNING | Plane.ADOPTING):
             return _reported(replace(view, broken=True), message)
-        case PlaneLost(message), Plane.RUNNING:
+        case PlaneLost(message), (Plane.RUNNING | Plane.DIED):
             return _reported(replace(view, plane=Plane.NONE, broken=True, stale=False), message)
-        case (PlaneStopped() | PlaneLost()), Plane.STOPPING:
+        case PlaneDied(), (Plane.STARTING | Plane.RUNNING | Plane.ADOPTING):
+            return replace(view, plane=Plane.DIED), []
+        case (PlaneStopped() | PlaneDied() | PlaneLost()), Plane.STOPPING:
             return replace(view, plane=Plane.NONE, stale=False), []
     return view, []
 
@@ -146,5 +152,5 @@ def _started(view: View) -> tuple[View, list[Action]]:
     """Connected is written again if the frontend resumed: it waits for that."""
     if view.gone or view.forced or view.stale or view.backend not in OPEN or view.frontend not in READY:
         return view, []
-    view, actions = _cleared(replace(view, backend=CONNECTED))
+    view, actions = _cleared(replace(view, backend=CONNECTED, owed=False))
     return view, [*actions, SetState(CONNECTED)]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from xenvbd.xenbus.actions import Action, Connect, Destroy, Disconnect, RemoveAreas, SetState
+from xenvbd.xenbus.actions import Action, Adopt, Connect, Destroy, Disconnect, RemoveAreas, SetState
 from xenvbd.xenbus.states import CLOSED, CLOSING, CONNECTED, INITIALISED, INITIALISING, INITWAIT, XenbusState
 from xenvbd.xenbus.view import Phase, Plane
 
@@ -14,7 +14,8 @@ READY = frozenset({INITIALISED, CONNECTED})             # with a ring to be serv
 OPEN = frozenset({INITWAIT, CONNECTED})                 # backend states before Closing
 IDLE = frozenset({Plane.NONE})
 BUSY = frozenset(Plane) - IDLE
-RUNNING = frozenset({Plane.RUNNING})
+RUNNING = frozenset({Plane.RUNNING, Plane.ADOPTING})    # or about to
+DIED = frozenset({Plane.DIED})
 SETTLED = frozenset({Phase.NEW, Phase.FAILED, Phase.LIVE})
 LIVE = frozenset({Phase.LIVE})
 YES, NO = frozenset({True}), frozenset({False})
@@ -50,6 +51,19 @@ ROWS: tuple[Row, ...] = (
         {"plane": RUNNING, "forced": YES}, {"plane": Plane.STOPPING}, (Disconnect(),)),
     Row("the backend area is gone",
         {"plane": RUNNING, "gone": YES}, {"plane": Plane.STOPPING}, (Disconnect(),)),
+    # The plane's process died
+    Row("the plane died, and the frontend has no ring any more",
+        {"plane": DIED, "frontend": LEFT}, {"plane": Plane.NONE, "stale": False}),
+    Row("the plane died, and the frontend has another ring",
+        {"plane": DIED, "stale": YES}, {"plane": Plane.NONE, "stale": False}),
+    Row("the plane died, and nobody waits for the frontend",
+        {"plane": DIED, "forced": YES}, {"plane": Plane.NONE, "stale": False}),
+    Row("the plane died, and the backend area is gone",
+        {"plane": DIED, "gone": YES}, {"plane": Plane.NONE, "stale": False}),
+    Row("the plane died, and its ring had been stopped for good",
+        {"plane": DIED, "broken": YES}, {"plane": Plane.NONE, "stale": False}),
+    Row("the plane died: another takes the ring over, and the frontend sees no state change",
+        {"plane": DIED}, {"plane": Plane.ADOPTING}, (Adopt(),)),
     # Closed, once no plane is left
     Row("Closed, or an area that is gone, is answered with Closed",
         {"gone": NO, "plane": IDLE, "backend": OPEN | {CLOSING},
@@ -70,10 +84,10 @@ ROWS: tuple[Row, ...] = (
     # The plane starts
     Row("the frontend has a ring; it may have skipped InitWait, or Initialised",
         {"gone": NO, "plane": IDLE, "backend": frozenset({INITWAIT}), "frontend": READY,
-         "online": YES, "failed": NO, "broken": NO}, {"plane": Plane.STARTING}, (Connect(),)),
+         "online": YES, "failed": NO, "broken": NO}, {"plane": Plane.STARTING, "owed": True}, (Connect(),)),
     Row("the frontend resumed, and its old ring is unmapped",
         {"gone": NO, "plane": IDLE, "backend": frozenset({CONNECTED}), "frontend": READY,
-         "failed": NO, "broken": NO}, {"plane": Plane.STARTING}, (Connect(),)),
+         "failed": NO, "broken": NO}, {"plane": Plane.STARTING, "owed": True}, (Connect(),)),
     # The end
     Row("offline, and no connection to end",
         {"phase": SETTLED, "gone": NO, "plane": IDLE, "backend": frozenset({INITIALISING, INITWAIT}), "online": NO},

@@ -1,0 +1,197 @@
+"""A device whose worker dies, hands over, or failed to flush: what the manager does about it.  Kills: tests/crash."""
+import errno
+import os
+import struct
+
+import pytest
+
+from tests.support.manager import bench
+from tests.test_device import CLOSED, CONNECTED, INITWAIT, connected
+from xenvbd.disk.locks import lock_image
+from xenvbd.errors import Error, ProtocolError
+from xenvbd.journal import Identity, Journal
+from xenvbd.record import Record
+from xenvbd.workers import WorkerGone
+
+FAILED = 168                        # where a journal says that a flush failed
+
+
+@pytest.fixture
+def b():
+    with bench() as made:
+        yield made
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+def serving(b, image):
+    """A device with a running plane and an image."""
+    return connected(b, b.found(params=str(image)))
+
+
+def begun(b, device):
+    """Journals as a worker has made them."""
+    fd = os.open(b.runtime.journal(device.key, 0), os.O_RDWR)
+    Journal.create(fd, Identity(7, 51712, 0, 3, 0, (8,)), 32)
+    return fd
+
+
+def test_a_dead_worker_is_followed_by_another_and_nothing_is_written(b, image, monkeypatch):
+    device = serving(b, image)
+    before, writes = device.view, []
+    monkeypatch.setattr(device.areas, "_guarded", writes.append)
+    device.worker_lost(b.worker)
+    with pytest.raises(Error, match="another is taking it over"):
+        device.resume(print)
+    b.until(lambda: device.connected)
+    assert device.view == before and b.worker.params["adopt"] is True and writes == []
+
+
+def test_the_next_worker_waits_for_the_lock_of_the_image_and_says_so(b, image, caplog):
+    device = serving(b, image)
+    with open(image, "r+b") as file:
+        lock_image(file.fileno(), str(image), exclusive=True, fence="7/51712")
+        device.worker_lost(b.worker)
+        with caplog.at_level("WARNING"):
+            b.until(lambda: "waiting for its image for 1 s: " in caplog.text)
+        assert b.worker.calls == ["connect"] and "taking it over" in device.adopting
+    b.until(lambda: device.connected)
+    assert b.worker.calls == ["connect", "connect"]
+
+
+def test_a_disk_that_waits_for_its_lock_can_be_detached(b, image):
+    device = serving(b, image)
+    with open(image, "r+b") as file:
+        lock_image(file.fileno(), str(image), exclusive=True, fence="7/51712")
+        device.worker_lost(b.worker)
+        b.settle()
+        device.unplug(force=True)
+        b.until(lambda: b.destroyed)
+    b.settle()
+    assert b.worker.calls == ["connect"]
+
+
+def test_workers_may_die_one_after_the_other(b, image):
+    device = serving(b, image)
+    b.worker.hold.add("connect")
+    for turn in range(1, 5):
+        device.worker_lost(b.worker)
+        b.until(lambda turn=turn: len(b.worker.held) == turn)
+    b.worker.held[-1]()
+    b.until(lambda: device.connected)
+
+
+def test_a_worker_that_dies_while_it_connects_is_followed_and_connected_is_written_then(b, image):
+    b.worker.hold.add("connect")
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+    b.guest.connect()
+    b.until(lambda: b.worker.held)
+    device.worker_lost(b.worker)
+    b.until(lambda: len(b.worker.held) == 2)
+    assert b.node("state") == INITWAIT and b.worker.params["adopt"]
+    b.worker.held[1]()
+    b.until(lambda: b.node("state") == CONNECTED)
+
+
+def test_a_worker_whose_connection_is_lost_is_killed_before_another_follows(b, image):
+    b.worker.fail["connect"] = WorkerGone(errno.EPIPE, "gone")
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+    b.guest.connect()
+    b.until(lambda: b.worker.kills)
+    del b.worker.fail["connect"]
+    device.worker_lost(b.worker)
+    b.until(lambda: b.node("state") == CONNECTED)
+
+
+def test_what_cannot_be_opened_yet_is_tried_again(b, image, monkeypatch):
+    monkeypatch.setattr("xenvbd.adoption.RETRY_SECONDS", 0.02)
+    device = serving(b, image)
+    away = image.rename(image.with_name("away"))
+    device.worker_lost(b.worker)
+    b.until(lambda: "No such file" in device.adopting)
+    away.rename(image)
+    b.until(lambda: device.connected)
+
+
+def test_a_ring_that_its_next_worker_refuses_is_broken(b, image):
+    device = serving(b, image)
+    b.worker.fail["connect"] = ProtocolError(errno.ESTALE, "the journal is another's")
+    device.worker_lost(b.worker)
+    b.until(lambda: device.failed)
+    assert b.node("state") == CONNECTED and "another's" in b.node("error")
+
+
+def test_an_image_that_shrank_meanwhile_is_not_served(b, image):
+    device = serving(b, image)
+    os.truncate(image, 512)
+    device.worker_lost(b.worker)
+    b.until(lambda: device.failed)
+    assert "512 bytes now" in b.node("error")
+
+
+def test_it_is_taken_over_while_the_store_is_away(b, image):
+    device = serving(b, image)
+    b.sim.drop_connections(0)
+    b.until(lambda: not b.store.connected)
+    device.worker_lost(b.worker)
+    b.until(lambda: device.connected)
+    b.store.reconnect()
+    b.toolstack.reconnect()
+
+
+def test_a_failed_flush_is_remembered_when_the_frontend_comes_back(b, image):
+    device = serving(b, image)
+    fd = begun(b, device)
+    os.pwrite(fd, struct.pack("=I", 1), FAILED)
+    os.close(fd)
+    device.worker_event("flush-failed", "queue 0")
+    b.guest.state(6)
+    b.until(lambda: b.node("state") == CLOSED)
+    b.guest.state(1)
+    b.until(lambda: b.node("state") == INITWAIT)
+    b.guest.connect()
+    b.until(lambda: device.failed)
+    assert "a flush of" in b.node("error") and b.node("state") == INITWAIT
+    [(_, fields)] = b.runtime.records()
+    assert fields["flush_failed"] is True
+
+
+def test_a_failed_flush_is_found_in_the_journal_when_nobody_told_of_it(b, image):
+    device = serving(b, image)
+    fd = begun(b, device)
+    os.pwrite(fd, struct.pack("=I", 1), FAILED)
+    os.close(fd)
+    b.guest.state(6)
+    b.until(lambda: b.node("state") == CLOSED)
+    assert device.flush_failed
+
+
+def test_a_later_manager_has_a_ring_taken_over_whose_worker_died_too(b, image):
+    device = serving(b, image)
+    device.close()
+    b.worker.epoch += 1
+    later = b.device()
+    [(_, fields)] = b.runtime.records()
+    later.adopt(Record.from_json(fields), serving=False)
+    b.until(lambda: later.connected)
+    assert b.worker.params["adopt"] is True and b.node("state") == CONNECTED
+
+
+def test_a_later_manager_connects_a_ring_that_the_frontend_made_meanwhile(b, image):
+    device = serving(b, image)
+    device.close()
+    b.guest.connect(ring_ref=77)
+    later = b.device()
+    [(_, fields)] = b.runtime.records()
+    later.adopt(Record.from_json(fields), serving=False)
+    b.until(lambda: later.connected)
+    assert "adopt" not in b.worker.params and later.agreement.queues[0].ring_refs == (77,)

@@ -1,0 +1,92 @@
+"""A new worker for a ring whose worker died or handed over: the image's lock first, then journal and ring.
+
+The lock keeps the dead worker's last writes from landing on top of the new one's, so it is waited for as long as it
+takes.  Only what a worker says of the ring itself is final; all else is tried again.
+"""
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from xenvbd import stats
+from xenvbd.errors import TargetError
+from xenvbd.host import Host, WorkerProcess
+from xenvbd.loop import Timer
+from xenvbd.medium import Medium
+from xenvbd.record import Record
+from xenvbd.trace import Limiter
+
+RETRY_SECONDS = 1.0
+FOREVER = 1e9                       # seconds
+
+log = logging.getLogger("xenvbd")
+
+
+class Adoption:
+    """One ring to be taken over.  trouble: why that takes long; empty if it does not."""
+
+    def __init__(self, host: Host, key: str, record: Record, connecting: Callable[[WorkerProcess], None],
+                 done: Callable[[dict[str, Any] | OSError], None]) -> None:
+        """connecting: told the worker that is asked; done: told what it says.  Nothing is called before start()."""
+        assert record.agreement is not None
+        self.trouble = ""
+        self._host, self._key, self._record, self._queues = host, key, record, len(record.agreement.queues)
+        self._connecting, self._done = connecting, done
+        self._cancelled = threading.Event()
+        self._give_up: Callable[[], None] = lambda: None
+        self._timer: Timer | None = None
+        self._limiter = Limiter()
+
+    def start(self) -> None:
+        """Start a worker, and meanwhile wait for the lock."""
+        record, host = self._record, self._host
+        try:
+            host.worker(record.properties.domid)
+        except OSError as exc:
+            self._again(exc)
+            return
+        self._give_up = host.helpers.run(
+            f"taking over {record.properties.target}",
+            lambda: Medium.fenced(record.properties, host.policy, record.engine, record.name, self._cancelled),
+            self._opened, seconds=FOREVER, dispose=Medium.close)
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        self._cancelled.set()
+        self._give_up()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _opened(self, medium: Medium | OSError) -> None:
+        if isinstance(medium, OSError):
+            self._again(medium)
+            return
+        try:
+            self._connect(medium)
+        except (FileNotFoundError, TargetError) as exc:
+            medium.close()
+            self._done(exc)
+        except OSError as exc:
+            medium.close()
+            self._again(exc)
+
+    def _connect(self, medium: Medium) -> None:
+        record = self._record
+        if medium.facts.size < record.facts.size:
+            raise TargetError(errno.ESTALE, f"the size of {record.properties.target} is {medium.facts.size} bytes now, "
+                              f"and {record.facts.size} were published", disk=record.name)
+        assert record.agreement is not None
+        worker = self._host.worker(record.properties.domid)
+        files = self._host.runtime.open_queues(self._key, self._queues, stats.SIZE)
+        image = medium.take()
+        self._connecting(worker)
+        worker.call("connect", self._done, [*image, *files], disk=self._key, image=bool(image), adopt=True,
+                    agreement=record.agreement.to_json(), **record.orders())
+
+    def _again(self, exc: OSError) -> None:
+        self.trouble = str(exc)
+        self._limiter.log(log, logging.ERROR, "%s: cannot be taken over yet: %s", self._record.name, exc)
+        self._timer = self._host.loop.later(RETRY_SECONDS, self.start)

@@ -1,0 +1,62 @@
+"""`xenvbd restart`: replace workers or the manager, under guests that go on: the way to another version."""
+from __future__ import annotations
+
+import argparse
+import errno
+import time
+from typing import Any
+
+from xenvbd import __version__, errors
+from xenvbd.cli import client, render
+from xenvbd.cli import options as types
+
+NAME = "restart"
+HELP = "replace a disk's worker, the manager, or all of them, without the guests noticing more than a pause"
+LOOK_SECONDS = 0.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's own options."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--worker", metavar="DISK", type=types.disk,
+                      help="the process that serves this disk, and with it all disks of its domain")
+    what.add_argument("--manager", action="store_true", help="the daemon; workers serve on")
+    what.add_argument("--all", action="store_true", help="the daemon, then one worker after the other")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Silent when it worked; what was replaced by what with --json or -v."""
+    done = [_manager(options)] if options.manager or options.all else []
+    if options.worker:
+        done.append(client.call(options, "restart", disk=options.worker, timeout=options.timeout))
+    elif options.all:
+        done += [client.call(options, "restart", disk=disk, timeout=options.timeout) for disk in _disks(options)]
+    if options.json:
+        print(render.as_json(done))
+    elif options.verbose:
+        for each in done:
+            print(f"{each.get('disk', 'manager')}: process {each['pid']}")
+    return 0
+
+
+def _manager(options: argparse.Namespace) -> dict[str, Any]:
+    """Tell it, and wait for the next, which has the same process but another time of its start."""
+    before = client.call(options, "restart")
+    deadline = time.monotonic() + options.timeout
+    while time.monotonic() < deadline:
+        try:
+            now = client.call(options, "ping")
+        except errors.ControlError:
+            now = before
+        if now["started"] != before["started"]:
+            return {"pid": now["pid"], "version": now["version"]}
+        time.sleep(LOOK_SECONDS)
+    raise errors.ControlError(errno.ETIMEDOUT, f"the manager did not come back in {options.timeout:g} s; workers "
+                              f"serve on, `xenvbd serve` of version {__version__} takes them over")
+
+
+def _disks(options: argparse.Namespace) -> list[str]:
+    """A disk of each domain that has a worker whose disks another can go on with."""
+    disks = client.call(options, "list")["disks"]
+    of = {disk["domid"]: disk["disk"] for disk in disks if disk["pid"] is not None and disk["plane"] == "running"}
+    return list(of.values())

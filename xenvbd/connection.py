@@ -1,0 +1,254 @@
+"""The half of a device that deals with its data plane: connect, adopt, disconnect, and what the worker tells.
+
+The other half, device.py, deals with xenstore; both do what xenbus.step() says."""
+from __future__ import annotations
+
+import abc
+import errno
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from xenvbd import journal, stats, xenbus
+from xenvbd.adoption import Adoption
+from xenvbd.area import Areas
+from xenvbd.errors import Error, StoreError, TargetError
+from xenvbd.features import Agreement
+from xenvbd.host import Host, WorkerProcess
+from xenvbd.medium import Medium
+from xenvbd.properties import DiskFacts, Properties
+from xenvbd.record import Record
+from xenvbd.trace import event
+from xenvbd.workers import WorkerGone
+from xenvbd.xenbus import Plane, View
+
+
+class Connection(abc.ABC):
+    """serving: the engine that serves it; medium: the target, as long as the manager holds it; agreement: with the
+    frontend, while there is a ring; error: why it does not work, as last reported."""
+
+    host: Host
+    domid: int
+    key: str
+    name: str
+    areas: Areas
+    view: View
+    properties: Properties | None
+    facts: DiskFacts | None
+    engine: str
+    _todo: deque[Callable[[], None]]
+
+    def __init__(self) -> None:
+        self.serving: str | None = None
+        self.medium: Medium | None = None
+        self.agreement: Agreement | None = None
+        self.error: OSError | None = None
+        self.flush_failed = False
+        self._past = stats.Snapshot.zero()
+        self._worker: WorkerProcess | None = None       # which has the plane
+        self._adoption: Adoption | None = None
+        self._give_up: Callable[[], None] = lambda: None
+
+    @abc.abstractmethod
+    def take(self, happened: xenbus.Event) -> None:
+        """Tell the state machine, and do what it says."""
+
+    @abc.abstractmethod
+    def _record(self) -> Record: ...
+
+    @abc.abstractmethod
+    def _save(self) -> None: ...
+
+    @abc.abstractmethod
+    def _say(self, level: int, message: str, *args: object) -> None: ...
+
+    def worker_event(self, kind: str, detail: str) -> None:
+        """What its data plane tells: a PlaneEvent's kind, and the rest of it as a text."""
+        event("xen_block_plane_event", disk=self.name, kind=kind, detail=detail)
+        if kind == "quarantined":
+            self.take(xenbus.PlaneBroken("the frontend broke its ring, which is served no more until it closes"))
+        else:
+            self._say(logging.WARNING, "%s: %s", kind, detail)
+        if kind == "flush-failed":
+            self._note_failed_flush()
+        self.host.changed(self)
+
+    def worker_lost(self, worker: WorkerProcess) -> None:
+        """A worker has died; if it had this disk's plane, that is gone, or another worker's to take over."""
+        if self._worker is worker:
+            self._worker = None
+            message = f"the worker of domain {self.domid} (process {worker.pid}) died"
+            self.take(xenbus.PlaneDied(message) if self.adoptable else xenbus.PlaneLost(message))
+
+    def resume(self, done: Callable[[dict[str, Any] | OSError], None]) -> None:
+        """Let its plane try again what it holds."""
+        if self._worker is None:
+            raise Error(errno.ENOTCONN, self.adopting or "the disk is not connected", disk=self.name)
+        self._worker.call("resume", done, disk=self.key)
+
+    @property
+    def adoptable(self) -> bool:
+        """Whether another worker could take its ring over: what was in memory is gone with the one that served it."""
+        target = self.properties.target if self.properties else None
+        return (target is not None and target.scheme != "mem" and self.agreement is not None
+                and self.host.runtime.has_journals(self.key, len(self.agreement.queues)))
+
+    @property
+    def adopting(self) -> str:
+        """Why it pauses while another worker takes it over; empty if none does."""
+        if self.view.plane not in (Plane.DIED, Plane.ADOPTING):
+            return ""
+        trouble = self._adoption.trouble if self._adoption else ""
+        return trouble or "its worker died; another is taking it over"
+
+    def counters(self) -> stats.Snapshot:
+        """What its queues have done since this manager knows it, its earlier connections included."""
+        queues = len(self.agreement.queues) if self.agreement else 0
+        files = [self.host.runtime.stats(self.key, queue) for queue in range(queues)]
+        return self._past + stats.Snapshot.of_files(files)
+
+    def _connect(self, action: xenbus.Connect) -> None:
+        try:
+            if self.flush_failed:
+                raise TargetError(errno.EIO, f"a flush of {self._properties().target} failed, and what was written "
+                                  "before may be lost: detach the disk, and attach it again when its storage is "
+                                  "checked")
+            self.agreement = self.areas.agreement(self._properties())
+        except OSError as exc:
+            self._unconnected(exc)
+        else:
+            self._with_medium(self._connect_medium, self._unconnected)
+
+    def _connect_medium(self, medium: Medium) -> None:
+        """Hand ring and target over to the worker."""
+        agreement, properties = self.agreement, self._properties()
+        assert agreement is not None and self.facts is not None
+        try:
+            if medium.facts.size != self.facts.size:
+                raise TargetError(errno.ESTALE, f"the size of {properties.target} is {medium.facts.size} bytes now, "
+                                  f"and {self.facts.size} were published; detach and attach the disk")
+            worker = self._worker = self.host.worker(self.domid)
+            files = self.host.runtime.new_queues(self.key, len(agreement.queues), stats.SIZE)
+            self._save()
+        except OSError as exc:
+            self._unconnected(exc)
+            return
+        self.medium = None
+        image = medium.take()
+        event("xen_block_connect", disk=self.name, **self._ring())
+        worker.call("connect", self._connected, [*image, *files], disk=self.key, image=bool(image),
+                    agreement=agreement.to_json(), **self._record().orders())
+
+    def _connected(self, result: dict[str, Any] | OSError) -> None:
+        taken_over, self._adoption = self._adoption is not None, None
+        if isinstance(result, WorkerGone) and self._worker is not None:
+            self._worker.kill()         # worker_lost() follows: what it had begun is another's to take over
+        elif isinstance(result, OSError):
+            self._unconnected(result)
+        else:
+            self.error = None
+            self.serving = str(result.get("engine", self.engine))
+            self._say(logging.INFO, "%s: %s", "taken over" if taken_over else "connected", self._describe())
+            self.take(xenbus.PlaneStarted())
+
+    def _adopt(self) -> None:
+        """Have another worker go on with the ring of one that is gone."""
+        def connecting(worker: WorkerProcess) -> None:
+            self._worker = worker
+
+        event("xen_block_connect", disk=self.name, **self._ring())
+        self._adoption = Adoption(self.host, self.key, self._record(), connecting, self._connected)
+        self._adoption.start()
+
+    def _has_another_ring(self) -> bool:
+        """Whether the frontend's nodes, if they can be read, are of another ring than the one that was served."""
+        try:
+            return self.areas.agreement(self._properties()) != self.agreement
+        except OSError as exc:
+            if self._is_lost(exc):
+                raise
+            return False
+
+    def _note_failed_flush(self) -> None:
+        """Keep that nothing may be answered any more, also to a frontend that comes back with another ring."""
+        queues = range(len(self.agreement.queues) if self.agreement else 0)
+        failed = any(journal.is_failed(self.host.runtime.journal(self.key, queue)) for queue in queues)
+        if failed and not self.flush_failed:
+            self.flush_failed = True
+            self._save()
+
+    def _unconnected(self, exc: OSError) -> None:
+        if self._is_lost(exc):
+            self._todo.appendleft(functools.partial(self._connect, xenbus.Connect()))
+            return
+        self.agreement, self.error, self._worker = None, exc, None
+        self.host.runtime.remove_queues(self.key)
+        self.take(xenbus.PlaneFailed(str(exc)))
+
+    def _disconnect(self, action: xenbus.Disconnect) -> None:
+        event("xen_block_disconnect", disk=self.name, reason=self.view.backend.label)
+        if self._adoption is not None and self._worker is None:
+            self._adoption.cancel()
+            self._adoption = None
+        if self._worker is None:
+            self.take(xenbus.PlaneStopped())
+        else:
+            abandon = self.view.forced or self.view.frontend is None
+            self._worker.call("disconnect", self._disconnected, disk=self.key, abandon=abandon)
+
+    def _disconnected(self, result: dict[str, Any] | OSError) -> None:
+        if isinstance(result, WorkerGone) and self._worker is not None:
+            self._worker.kill()
+        self._note_failed_flush()
+        self._past = self.counters().settled()
+        self.agreement = self._worker = None
+        if not isinstance(result, OSError) or result.errno == errno.ENOENT:
+            self.host.runtime.remove_queues(self.key)
+            self._save()
+            self._say(logging.INFO, "disconnected")
+            self.take(xenbus.PlaneStopped())
+        else:
+            self.take(xenbus.PlaneLost(str(result)))
+
+    def _with_medium(self, then: Callable[[Medium], None], otherwise: Callable[[OSError], None]) -> None:
+        """Go on with the open target, now or when a helper thread has opened it."""
+        if self.medium is not None:
+            then(self.medium)
+            return
+        properties, policy, engine = self._properties(), self.host.policy, self.engine
+
+        def opened(result: Medium | OSError) -> None:
+            if isinstance(result, OSError):
+                otherwise(result)
+            else:
+                self.medium = result
+                event("xen_block_blockdev_add", disk=self.name, target=str(properties.target), engine=self.engine)
+                then(result)
+
+        self._give_up = self.host.helpers.run(
+            f"opening {properties.target}", lambda: Medium.open(properties, policy, engine), opened,
+            seconds=policy.open_seconds, dispose=Medium.close)
+
+    def _properties(self) -> Properties:
+        assert self.properties is not None      # nothing is published without them
+        return self.properties
+
+    def _is_lost(self, exc: OSError) -> bool:
+        """Whether this is no failure of the device, but the store has gone: to be tried again when it is back."""
+        return isinstance(exc, StoreError) and not self.host.store.connected
+
+    def _ring(self) -> dict[str, Any]:
+        """What is traced of a connection."""
+        agreement = self.agreement
+        assert agreement is not None
+        return {"protocol": agreement.abi, "queues": len(agreement.queues),
+                "ring_page_order": agreement.ring_page_order,
+                "event_channels": [queue.event_channel for queue in agreement.queues]}
+
+    def _describe(self) -> str:
+        agreement = self.agreement
+        assert agreement is not None
+        rings = f"{len(agreement.queues)} x {1 << agreement.ring_page_order} ring pages"
+        return f"{agreement.abi}, {rings}, engine {self.serving}"

@@ -1,0 +1,71 @@
+"""Replacing the worker of a domain by a new one of this version, behind the guest's back."""
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from xenvbd import journal
+from xenvbd.backend import Backend
+from xenvbd.device import Device
+from xenvbd.errors import ClaimError, Error
+from xenvbd.xenbus import Plane
+
+
+class Replacement:
+    """Begun by being made.  Error (ENOENT: the domain has no worker), ClaimError (it must not be): nothing is done."""
+
+    def __init__(self, backend: Backend, domid: int) -> None:
+        self._backend, self._domid = backend, domid
+        self._planes = [device for device in backend.served(domid) if device.view.plane is not Plane.NONE]
+        for device in self._planes:
+            _refuse_what_would_be_lost(device)
+        worker = backend.workers.by_domid.get(domid)
+        if worker is None:
+            raise Error(errno.ENOENT, f"domain {domid} has no worker: nothing of it is served")
+        self._old = worker.pid
+        backend.workers.replace(domid)
+
+    @property
+    def done(self) -> bool:
+        """Whether all disks of the domain that were served are again, by another worker."""
+        return self._pid != self._old and not self._waiting
+
+    @property
+    def missing(self) -> str:
+        """What it waits for."""
+        if self._pid == self._old:
+            return f"process {self._old} still hands over"
+        return "; ".join(f"{device.name}: {device.adopting or device.view.plane.value}" for device in self._waiting)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return {"domid": self._domid, "pid": self._pid, "was": self._old}
+
+    @property
+    def _pid(self) -> int | None:
+        worker = self._backend.workers.by_domid.get(self._domid)
+        return worker.pid if worker else None
+
+    @property
+    def _waiting(self) -> list[Device]:
+        return [device for device in self._planes
+                if device.view.plane not in (Plane.RUNNING, Plane.NONE) and not device.gone]
+
+
+def _refuse_what_would_be_lost(device: Device) -> None:
+    """ClaimError if no other worker could go on with this disk."""
+    if not device.adoptable:
+        raise ClaimError(errno.EBUSY, "its content is in its worker's memory and would be lost: detach it first",
+                         disk=device.name)
+    for queue in range(len(device.agreement.queues) if device.agreement else 0):
+        path = device.host.runtime.journal(device.key, queue)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            version, writer = journal.version_of(fd)
+        finally:
+            os.close(fd)
+        if version not in (0, journal.VERSION):
+            raise ClaimError(errno.EBUSY, f"its journal is of version {version} (xenvbd {writer}), and a worker "
+                             f"of this version reads {journal.VERSION}: detach it first, or leave it as it is",
+                             disk=device.name, path=path)
