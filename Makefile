@@ -60,7 +60,7 @@ test: build
 # Kills: before every store to ring and journal, and CYCLES at random moments.
 CYCLES := 1000
 test-crash: build
-	XENVBD_CRASH_ALL=1 XENVBD_CRASH_CYCLES=$(CYCLES) $(PYTHON) -m pytest -v tests/crash
+	XENVBD_CRASH_ALL=1 XENVBD_CRASH_CYCLES=$(CYCLES) $(PYTHON) -m pytest -v -s tests/crash
 
 lint: setup
 	.venv/bin/ruff check .

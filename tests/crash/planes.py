@@ -1,6 +1,7 @@
 """Data planes that are killed and followed by others, over one ring whose guest knows nothing of it."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -30,7 +31,11 @@ class Forker:
         """Fork a child; its pid."""
         self.process.stdin.write(json.dumps(fields).encode() + b"\n")
         self.process.stdin.flush()
-        return self.hear(20)["pid"]
+        early = []                          # the child may be quicker than the one that forked it
+        while "pid" not in (said := self.hear(20)):
+            early.append(said)
+        self._lines.extendleft(reversed(early))
+        return said["pid"]
 
     def fileno(self):
         return self.process.stdout.fileno()
@@ -59,6 +64,7 @@ class Planes:
     def __init__(self, forker, machine, guest, directory, **order):
         """order: engine, settings of every plane."""
         self.forker, self.pid, self.kills, self.starts, self.fences = forker, None, 0, 0, []
+        self.serves = False                 # as far as it has been heard
         agreement = {"domid": guest.domid, "devid": 51712, "abi": guest.abi, "queues": [
             {"ring_refs": list(guest.ring_pages.refs), "event_channel": guest.port}]}
         self.image, self.journal = f"{directory}/image", f"{directory}/journal"
@@ -68,6 +74,7 @@ class Planes:
     def start(self, crash=0, adopt=False):
         """A plane that dies at the crash point of this number (0: at none)."""
         self.starts += 1
+        self.serves = False
         self.pid = self.forker.order(adopt=adopt, crash=crash, **self._order)
 
     def look(self):
@@ -75,6 +82,7 @@ class Planes:
         while self.pid is not None and (said := self.forker.hear()) is not None:
             assert "refused" not in said, said
             if "fence" in said:
+                self.serves = True
                 self.fences.append(said["fence"])
             if "status" in said:
                 self.pid = None
@@ -92,8 +100,9 @@ class Planes:
 
     def end(self, number=signal.SIGKILL):
         """Kill it, or with SIGTERM let it hand over; wait for its end."""
-        if self.pid is not None:
-            os.kill(self.pid, number)
+        if self.look():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
             self.kills += 1
         while self.pid is not None:
             said = self.forker.hear(20)

@@ -18,7 +18,7 @@ SEED = int(os.environ.get("XENVBD_CRASH_SEED", "1"))
 
 
 class Killer(threading.Thread):
-    """Kills whatever plane there is, after a random while, again and again."""
+    """Kills whatever plane there is, after a random while, again and again; two of three when it serves already."""
 
     def __init__(self, planes, seed, number=signal.SIGKILL):
         super().__init__(daemon=True)
@@ -26,6 +26,9 @@ class Killer(threading.Thread):
 
     def run(self):
         while not self.over:
+            if self.random.random() < 0.67:
+                while not (self.planes.serves or self.over):
+                    time.sleep(0.001)
             time.sleep(self.random.random() * 0.03)
             if (pid := self.planes.pid) is not None:
                 with contextlib.suppress(ProcessLookupError):

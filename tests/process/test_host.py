@@ -290,6 +290,22 @@ def test_the_manager_starts_again_in_its_place_and_workers_serve_on(host):
         stop(guest)
 
 
+def test_a_worker_whose_journals_the_next_could_not_read_is_left_alone_and_its_death_says_what_to_do(host):
+    host.attach(1, host.image(), wait=False)
+    guest = load(host, 1, "--seconds", "60s")
+    worker = host.worker(1)
+    with open(f"{host.directory}/run/qdisk-1-{DEVID}.q0.journal", "r+b") as journal:
+        journal.seek(8)
+        journal.write(b"\7")
+    with pytest.raises(Error, match="journal is of version 7"):
+        host.client.call("restart", disk="1:xvda")
+    assert progresses(host, 1) and host.worker(1) == worker
+    os.kill(worker, signal.SIGKILL)
+    wait(lambda: "go back to xenvbd" in host.client.call("show", disk="1:xvda")["note"], "the refusal")
+    guest.kill()
+    host.client.call("detach", disk="1:xvda", force=True)
+
+
 def test_a_worker_with_a_disk_in_its_memory_is_not_replaced(host):
     host.attach(1, "mem:4M", wait=False)
     guest = load(host, 1, "--seconds", "60s")

@@ -46,9 +46,13 @@ class Manager:
         self.until(lambda: results)
         return results[0]
 
-    def connect(self, guest, target="mem:1M", key=KEY, image=(), changes=None):
+    def adopt(self, guest, target, image):
+        return self.connect(guest, target, image=image, changes={"adopt": True},
+                            files=self.runtime.open_queues(KEY, 1, stats.SIZE))
+
+    def connect(self, guest, target="mem:1M", key=KEY, image=(), changes=None, files=None):
         agreement = Agreement(1, 51712, guest.abi, (QueueAgreement(guest.ring_pages.refs, guest.port),))
-        files = self.runtime.new_queues(key, 1, stats.SIZE)
+        files = files or self.runtime.new_queues(key, 1, stats.SIZE)
         message = {"disk": key, "name": "web1:xvda", "target": target, "image": bool(image), "open": OPEN,
                    "settings": SETTINGS, "agreement": agreement.to_json()} | (changes or {})
         return self.call("connect", [*image, *files], **message)
@@ -202,6 +206,29 @@ def test_it_does_not_end_while_it_serves(manager, guest):
     manager.connect(guest)
     assert manager.call("stop").errno == errno.EBUSY
     assert transfer(guest) == [OKAY]
+
+
+def test_a_manager_of_another_version_is_told_what_to_do_and_can_still_disconnect(manager, guest):
+    manager.connect(guest)
+    refused = manager.connect(guest, key="qdisk-1-51728", changes={"protocol": 99})
+    assert refused.errno == errno.EPROTO and "xenvbd restart --worker DISK" in str(refused)
+    assert manager.call("list", protocol=99)["disks"] == {KEY: "running"}
+    assert manager.call("disconnect", disk=KEY, protocol=99) == {}
+
+
+def test_sigterm_hands_over_what_cannot_be_done_now(manager, guest, machine, tmp_path):
+    """The next worker goes on with it: nothing was answered meanwhile."""
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(1 << 20))
+    manager.connect(guest, str(path), image=[disk.open_image(str(path), read_only=False).fd])
+    assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10
+    os.kill(manager.workers.get(1).pid, signal.SIGTERM)
+    manager.until(lambda: manager.exits)
+    request = guest.request(WRITE, 80, guest.pages(1).segments(8))
+    guest.submit(request)
+    manager.adopt(guest, str(path), [disk.open_image(str(path), read_only=False).fd])
+    assert guest.finish(request) == [OKAY]
+    assert manager.counters().ops["write"].ops == 11, "the counters go on"
 
 
 def test_sigterm_drains_and_ends_it(manager, guest):

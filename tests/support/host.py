@@ -20,7 +20,8 @@ from xenvbd.hv import sim
 SERVE = """
 import logging, os, sys
 from dataclasses import replace
-from xenvbd import config, service
+from xenvbd import config, service, workers
+workers.PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", workers.PAUSE_SECONDS))
 logging.basicConfig(format="%(relativeCreated)d %(name)s %(message)s", level=logging.INFO)
 directory, kinds = sys.argv[1:]
 settings = replace(config.Config(), hypervisor=f"sim:{directory}", runtime_dir=f"{directory}/run",

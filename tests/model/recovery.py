@@ -1,0 +1,288 @@
+"""An explicit-state model of one or two rings, their journals and a backend that is killed between any two stores.
+
+It has the stores of journal.h in their order, one step each: requests are consumed, done in any order, answered in
+batches; a killed backend's writes land later, at any time; the next one adopts store by store, and may be killed too.
+explore() visits every state that can be reached and names what must never be:
+
+    DUP     a response for a request that is not outstanding (Linux disables the disk for ever)
+    LOST    nothing is left to happen, and a request was never answered
+    STALE   an acknowledged write is not what its sector holds
+    GARBAGE the backend takes for a request what is none
+    COUNT   the journal's requests are not as many as its indices say (the next worker refuses it)
+    FORGOT  a flush is acknowledged after one had failed and the journal said so
+
+Indices are modular, of a modulus small enough to wrap.  A `mutant` leaves something out, to show that it is needed.
+"""
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+MODULUS = 16                        # of ring indices: enough to tell them apart, few enough to wrap
+MUTANTS = ("fence", "index-first", "release-first", "forget-answered", "trust-ring", "unvalidated", "unfailed")
+
+
+class Write(NamedTuple):
+    """What the guest asks for: a write of a sector after another was acknowledged, or (sector None) a flush."""
+
+    sector: int | None
+    after: int | None = None
+    ring: int = 0
+
+
+class Entry(NamedTuple):
+    """A journal slot in use."""
+
+    request: int
+    idx: int
+    answered: bool = False
+    rsp_idx: int = -1
+
+
+class Ring(NamedTuple):
+    """What outlives the backend: the shared ring and the journal."""
+
+    slots: tuple[tuple[str, int] | None, ...]
+    req_prod: int
+    rsp_prod: int                   # shared
+    rsp_cons: int                   # the frontend's
+    entries: tuple[Entry | None, ...]
+    req_cons: int                   # the journal's
+    published: int                  # the journal's rsp_prod
+    failed: bool = False
+
+
+class Process(NamedTuple):
+    """A backend that runs: what it has in flight, and the stores that it is about to make (see Model.store)."""
+
+    doing: frozenset[int] = frozenset()
+    done: frozenset[int] = frozenset()
+    todo: tuple[tuple, ...] = ()
+
+
+class State(NamedTuple):
+    rings: tuple[Ring, ...]
+    process: Process | None
+    landing: frozenset[int]         # writes of killed backends that the disk will do one day
+    disk: tuple[int, ...]           # the write that each sector holds
+    posted: frozenset[int]
+    acked: frozenset[int]
+    crashes: int
+    fails: int                      # flushes that the storage will fail
+    failed: bool                    # one has, and some journal says so
+
+
+class Model:
+    """writes: what the guest does; size: entries of a ring; start: the first index; liar: it rewrites rsp_prod."""
+
+    def __init__(self, writes: tuple[Write, ...], *, size: int = 2, crashes: int = 2, start: int = 0, fails: int = 0,
+                 mutant: str = "", liar: bool = False) -> None:
+        assert mutant in ("", *MUTANTS)
+        self.writes, self.size, self.crashes, self.mutant, self.liar = writes, size, crashes, mutant, liar
+        empty = (None,) * size
+        ring = Ring(empty, start, start, start, empty, start, start)
+        rings = 1 + max(write.ring for write in writes)
+        sectors = 1 + max((write.sector for write in writes if write.sector is not None), default=0)
+        self.first = State((ring,) * rings, Process(), frozenset(), (-1,) * sectors, frozenset(), frozenset(), 0, fails,
+                           False)
+
+    def explore(self, limit: int = 2_000_000) -> tuple[dict[str, State], int]:
+        """What is wrong, each with a state, and how many states there are."""
+        seen, todo, wrong = {self.first}, deque([self.first]), {}
+        while todo:
+            state = todo.popleft()
+            steps = []
+            for kind, after in self.steps(state):
+                if kind:
+                    wrong.setdefault(kind, state)
+                else:
+                    steps.append(after)
+            for kind in self.judge(state, ended=not steps):
+                wrong.setdefault(kind, state)
+            for after in steps:
+                if after not in seen:
+                    seen.add(after)
+                    todo.append(after)
+            assert len(seen) < limit, "too many states"
+        return wrong, len(seen)
+
+    def judge(self, state: State, ended: bool):
+        """What is wrong with this state."""
+        for k in state.acked:
+            sector = self.writes[k].sector
+            if sector is not None and state.disk[sector] < k:
+                yield "STALE"
+        if ended and len(state.acked) != len(self.writes) and not (state.failed or self.liar):
+            yield "LOST"
+
+    # Everything that can happen: (what is wrong, None) or ("", the state after)
+
+    def steps(self, state: State):
+        yield from self.guest(state)
+        for k in state.landing:
+            yield "", self.landed(state._replace(landing=state.landing - {k}), k)
+        if state.process is None:
+            if not state.landing or self.mutant == "fence":
+                yield "", state._replace(process=Process(todo=self.adoption(state)))
+            return
+        if state.crashes < self.crashes:
+            doing = {k for k in state.process.doing if self.writes[k].sector is not None}
+            yield "", state._replace(process=None, landing=state.landing | doing, crashes=state.crashes + 1)
+        if state.process.todo:
+            yield "", self.store(state)
+        else:
+            yield from self.backend(state)
+
+    def guest(self, state: State):
+        for number, ring in enumerate(state.rings):
+            if (ring.req_prod - ring.rsp_cons) % MODULUS < self.size:
+                yield from self.post(state, number)
+            if self.liar:
+                yield "", self.with_ring(state, number, rsp_prod=(ring.rsp_prod + 1) % MODULUS) \
+                    if ring.rsp_prod == ring.published else state
+            elif ring.rsp_cons != ring.rsp_prod:
+                found = ring.slots[ring.rsp_cons % self.size]
+                if found is None or found[0] != "response" or found[1] not in state.posted - state.acked:
+                    yield "DUP", None
+                else:
+                    after = self.with_ring(state, number, rsp_cons=(ring.rsp_cons + 1) % MODULUS)
+                    yield "", after._replace(acked=state.acked | {found[1]})
+
+    def post(self, state: State, number: int):
+        """In the order of the program, among what may be posted."""
+        ring = state.rings[number]
+        for k, write in enumerate(self.writes):
+            if k not in state.posted and write.ring == number and (write.after is None or write.after in state.acked):
+                slots = _with(ring.slots, ring.req_prod % self.size, ("request", k))
+                after = self.with_ring(state, number, slots=slots, req_prod=(ring.req_prod + 1) % MODULUS)
+                yield "", after._replace(posted=state.posted | {k})
+                return
+
+    def backend(self, state: State):
+        """A pass: consume a request, see one done, or answer all that is done."""
+        process = state.process
+        silent = any(ring.failed for ring in state.rings) and self.mutant != "unfailed"
+        if not silent:
+            for number, ring in enumerate(state.rings):
+                if ring.req_cons != ring.req_prod:
+                    yield from self.consume(state, number)
+            for number in range(len(state.rings)):
+                done = sorted(k for k in process.done if self.writes[k].ring == number)
+                if done:
+                    yield "", state._replace(process=process._replace(todo=self.publication(state, number, done)))
+        for k in process.doing:
+            after = state._replace(process=process._replace(doing=process.doing - {k}, done=process.done | {k}))
+            if self.writes[k].sector is not None:
+                yield "", self.landed(after, k)
+            elif silent:
+                continue
+            elif state.fails:
+                # Each journal says so before anything else is done; what the flush covered may be gone.
+                marks = tuple(("fail", number) for number in range(len(state.rings)))
+                doing = process._replace(doing=process.doing - {k}, todo=marks)
+                yield "", state._replace(process=doing, fails=state.fails - 1)
+            else:
+                yield ("FORGOT", None) if state.failed else ("", after)
+
+    def consume(self, state: State, number: int):
+        ring = state.rings[number]
+        found = ring.slots[ring.req_cons % self.size]
+        if found is None or found[0] != "request":
+            yield "GARBAGE", None
+            return
+        if None not in ring.entries:
+            yield "COUNT", None
+            return
+        k, entry = found[1], ring.entries.index(None)
+        steps = (("entry", number, entry, Entry(k, ring.req_cons)), ("consumed", number, ring.req_cons), ("start", k))
+        if self.mutant == "index-first":
+            steps = (steps[1], steps[0], steps[2])
+        yield "", state._replace(process=state.process._replace(todo=steps))
+
+    def publication(self, state: State, number: int, done: list[int]) -> tuple[tuple, ...]:
+        ring = state.rings[number]
+        steps, release, at = [], [], ring.published
+        for k in done:
+            entry = next(i for i, e in enumerate(ring.entries) if e and e.request == k)
+            steps += [("respond", number, at, k), ("answered", number, entry, at)]
+            release.append(("release", number, entry))
+            at = (at + 1) % MODULUS
+        published = [("publish", number, at), ("push", number, at)]
+        return (*steps, *(release + published if self.mutant == "release-first" else published + release),
+                ("finish", frozenset(done)))
+
+    def adoption(self, state: State) -> tuple[tuple, ...]:
+        """What a new backend stores before it serves, and what it begins again."""
+        steps: list[tuple] = []
+        begin: set[int] = set()
+        for number, ring in enumerate(state.rings):
+            published = ring.rsp_prod if self.mutant == "trust-ring" else ring.published
+            for i, entry in enumerate(ring.entries):
+                if entry is None:
+                    continue
+                behind = entry.answered and (entry.rsp_idx - published) % MODULUS >= MODULUS // 2
+                if behind or (entry.idx == ring.req_cons and self.mutant != "unvalidated"):
+                    steps.append(("release", number, i))
+                else:
+                    if self.mutant != "forget-answered":
+                        steps.append(("again", number, i))
+                    begin.add(entry.request)
+            if self.mutant == "trust-ring":
+                steps.append(("publish", number, published))
+            steps.append(("push", number, published))
+        if any(ring.failed for ring in state.rings) and self.mutant != "unfailed":
+            return (*steps, *(("fail", number) for number in range(len(state.rings))))
+        return (*steps, ("check",), *(("start", k) for k in sorted(begin)))
+
+    def store(self, state: State) -> State:
+        """The first of the stores to be made."""
+        process = state.process
+        (kind, *rest), left = process.todo[0], process.todo[1:]
+        after = state._replace(process=process._replace(todo=left))
+        if kind == "start":
+            return after._replace(process=after.process._replace(doing=process.doing | {rest[0]}))
+        if kind == "finish":
+            return after._replace(process=after.process._replace(done=process.done - rest[0]))
+        if kind == "check":
+            return after
+        number, *values = rest
+        ring = state.rings[number]
+        if kind == "respond":
+            changed = {"slots": _with(ring.slots, values[0] % self.size, ("response", values[1]))}
+        elif kind == "fail":
+            after = after._replace(failed=True)
+            changed = {"failed": True}
+        elif kind in ("consumed", "publish", "push"):
+            name = {"consumed": "req_cons", "publish": "published", "push": "rsp_prod"}[kind]
+            changed = {name: (values[0] + (kind == "consumed")) % MODULUS}
+        else:
+            changed = {"entries": _with(ring.entries, values[0], self.entry(kind, ring.entries[values[0]], values))}
+        return self.with_ring(after, number, **changed)
+
+    @staticmethod
+    def entry(kind: str, entry: Entry | None, values) -> Entry | None:
+        """A journal slot after a store."""
+        if kind == "entry":
+            return values[1]
+        if kind == "release" or entry is None:
+            return None
+        return entry._replace(answered=kind == "answered", rsp_idx=values[1] if kind == "answered" else entry.rsp_idx)
+
+    def landed(self, state: State, k: int) -> State:
+        return state._replace(disk=_with(state.disk, self.writes[k].sector, k))
+
+    @staticmethod
+    def with_ring(state: State, number: int, **changed) -> State:
+        return state._replace(rings=_with(state.rings, number, state.rings[number]._replace(**changed)))
+
+
+def consistent(ring: Ring) -> bool:
+    """Whether a journal that nobody is writing to has as many requests as its indices say."""
+    used = [entry for entry in ring.entries if entry is not None]
+    left = [entry for entry in used if entry.idx != ring.req_cons and not (
+        entry.answered and (entry.rsp_idx - ring.published) % MODULUS >= MODULUS // 2)]
+    return len(left) == (ring.req_cons - ring.published) % MODULUS
+
+
+def _with(values: tuple, index: int, value) -> tuple:
+    return (*values[:index], value, *values[index + 1:])

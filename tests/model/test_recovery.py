@@ -1,0 +1,56 @@
+"""No order of stores, deaths and late writes loses, repeats or reorders anything; and each rule of it is needed."""
+import pytest
+
+from tests.model.recovery import Model, Write, consistent
+
+INDEPENDENT = (Write(0), Write(1), Write(2))
+REWRITES = (Write(0), Write(1), Write(0, after=0), Write(1, after=1))
+FLUSHES = (Write(0), Write(None, after=0), Write(None, after=1))
+TWO_RINGS = (Write(0), Write(1, ring=1), Write(0, after=0, ring=1))
+FLUSHES_ON_TWO_RINGS = (Write(None), Write(None, ring=1), Write(None, after=1, ring=1))
+
+
+@pytest.mark.parametrize("model", [
+    Model(INDEPENDENT, crashes=3), Model(INDEPENDENT, start=14), Model(REWRITES), Model(REWRITES, start=15, crashes=1),
+    Model((Write(0), Write(1), Write(2), Write(3)), size=4, crashes=1), Model(FLUSHES, fails=1, crashes=3),
+    Model(TWO_RINGS, crashes=1), Model(FLUSHES_ON_TWO_RINGS, fails=1)],
+    ids=["independent", "wrapping", "rewrites", "rewrites-wrapping", "a-larger-ring", "a-failed-flush", "two-rings",
+         "a-failed-flush-of-two-rings"])
+def test_nothing_is_lost_repeated_or_reordered(model):
+    wrong, states = model.explore()
+    assert not wrong and states > 300
+
+
+@pytest.mark.parametrize("mutant, writes, kind", [
+    ("fence", REWRITES, "STALE"), ("index-first", INDEPENDENT, "LOST"), ("release-first", INDEPENDENT, "LOST"),
+    ("forget-answered", INDEPENDENT, "LOST"), ("unvalidated", INDEPENDENT, "DUP"), ("unfailed", FLUSHES, "FORGOT")])
+def test_each_rule_is_needed(mutant, writes, kind):
+    wrong, _ = Model(writes, mutant=mutant, fails=1).explore()
+    assert kind in wrong
+
+
+def test_what_a_guest_writes_over_rsp_prod_changes_nothing_for_the_next_backend():
+    """It may lose its own answers; its journal stays consistent, and no request is taken for another."""
+    model = Model(INDEPENDENT, liar=True)
+    wrong, states = model.explore()
+    assert not wrong and states > 300
+
+
+def test_a_backend_that_believed_the_ring_would_take_a_response_for_a_request():
+    wrong, _ = Model(INDEPENDENT, liar=True, mutant="trust-ring").explore()
+    assert "GARBAGE" in wrong
+
+
+def test_a_journal_is_consistent_wherever_its_backend_died():
+    model, states = Model(REWRITES), 0
+    seen, todo = {model.first}, [model.first]
+    while todo:
+        state = todo.pop()
+        if state.process is None:
+            states += 1
+            assert all(consistent(ring) for ring in state.rings)
+        for kind, after in model.steps(state):
+            if not kind and after not in seen:
+                seen.add(after)
+                todo.append(after)
+    assert states > 300
