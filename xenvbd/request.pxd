@@ -45,12 +45,14 @@ cdef inline bint request_within(uint64_t sector, uint64_t count, const request_l
 
 cdef inline uint32_t request_sectors(const blkif_request_segment *segments, uint32_t nr) noexcept nogil:
     """Sectors of all segments, or 0: there is none, or one ends before it starts, or outside its page."""
-    cdef uint32_t i, first, last, total = 0
-    for i in range(nr):
-        first, last = segments[i].first_sect, segments[i].last_sect
+    cdef const blkif_request_segment *end = segments + nr
+    cdef uint32_t first, last, total = nr
+    while segments != end:
+        first, last = segments.first_sect, segments.last_sect
         if first > last or last >= XENVBD_PAGE_SIZE // XENVBD_SECTOR_SIZE:
             return 0
-        total += last - first + 1
+        total += last - first
+        segments += 1
     return total
 
 

@@ -4,7 +4,7 @@ Room is made as blkback makes it, a few pages now and then: a guest that names a
 copy, and no mapping.  The order is that of a clock's hand, near enough to the least recently used.
 """
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 
 cdef enum:
     SQUEEZE_NS = 100000000          # between two times that room is made
@@ -17,15 +17,13 @@ cdef class Kept:
         """cap: pages, at most 2^20; 0: none, ever.  What is not used in half the seconds goes after the next half."""
         cdef uint32_t i, bits = max(1, (2 * cap - 1).bit_length() if cap else 1)
         self.grants, self.domid, self.cap = grants, domid, cap
-        self.shift, self.mask = 32 - bits, (1 << bits) - 1
+        self.table.shift, self.table.mask = 32 - bits, (1 << bits) - 1
         self.pages = <kept_page *>calloc(max(1, cap), sizeof(kept_page))
-        self.table = <uint32_t *>malloc((<size_t>self.mask + 1) * sizeof(uint32_t))
-        if self.pages == NULL or self.table == NULL:
+        self.table.slots = <kept_page **>calloc(<size_t>self.table.mask + 1, sizeof(kept_page *))
+        if self.pages == NULL or self.table.slots == NULL:
             raise MemoryError()
-        for i in range(self.mask + 1):
-            self.table[i] = KEPT_NONE
         for i in range(cap):
-            self.pages[i].next_free = i + 1
+            self.pages[i].next_free, self.free = self.free, &self.pages[i]
         self.sweep_ns = <uint64_t>(seconds / 2 * 1e9)
         self.sweep_at = <uint64_t>-1
 
@@ -33,43 +31,38 @@ cdef class Kept:
         if self.pages != NULL:
             kept_drop_all(self)         # does nothing once the handle is closed: they went with it
         free(self.pages)
-        free(self.table)
+        free(self.table.slots)
 
 
-cdef uint32_t home(Kept k, uint32_t gref) noexcept nogil:
-    return (gref * <uint32_t>0x9E3779B1) >> k.shift
+cdef void list_page(kept_table *table, kept_page *page) noexcept nogil:
+    cdef uint32_t at = kept_home(table, page.gref)
+    while table.slots[at] != NULL:
+        at = (at + 1) & table.mask
+    table.slots[at] = page
 
 
-cdef void list_page(Kept k, uint32_t number) noexcept nogil:
-    cdef uint32_t at = home(k, k.pages[number].gref)
-    while k.table[at] != KEPT_NONE:
-        at = (at + 1) & k.mask
-    k.table[at] = number
-
-
-cdef void unlist_page(Kept k, uint32_t number) noexcept nogil:
+cdef void unlist_page(kept_table *table, kept_page *page) noexcept nogil:
     """Take it out of the table, and move those up that were put behind it."""
-    cdef uint32_t hole = home(k, k.pages[number].gref), at
-    while k.table[hole] != number:
-        hole = (hole + 1) & k.mask
-    at = (hole + 1) & k.mask
-    while k.table[at] != KEPT_NONE:
+    cdef uint32_t hole = kept_home(table, page.gref), at
+    while table.slots[hole] != page:
+        hole = (hole + 1) & table.mask
+    at = (hole + 1) & table.mask
+    while table.slots[at] != NULL:
         # It may move up unless its own place lies behind the hole.
-        if ((at - home(k, k.pages[k.table[at]].gref)) & k.mask) >= ((at - hole) & k.mask):
-            k.table[hole] = k.table[at]
+        if ((at - kept_home(table, table.slots[at].gref)) & table.mask) >= ((at - hole) & table.mask):
+            table.slots[hole] = table.slots[at]
             hole = at
-        at = (at + 1) & k.mask
-    k.table[hole] = KEPT_NONE
+        at = (at + 1) & table.mask
+    table.slots[hole] = NULL
 
 
-cdef bint drop(Kept k, uint32_t number) noexcept nogil:
+cdef bint drop(Kept k, kept_page *page) noexcept nogil:
     """Unmap a page that nobody uses.  0: that failed, and it stays."""
-    cdef kept_page *page = &k.pages[number]
     if k.grants.c_unmap(page.address, 1) < 0:
         return False
-    unlist_page(k, number)
+    unlist_page(&k.table, page)
     page.address = NULL
-    page.next_free, k.first_free = k.first_free, number
+    page.next_free, k.free = k.free, page
     k.count -= 1
     return True
 
@@ -87,27 +80,25 @@ cdef void make_room(Kept k) noexcept nogil:
             if page.recent:
                 page.recent = 0
             else:
-                wanted -= drop(k, k.hand)
+                wanted -= drop(k, page)
 
 
-cdef uint32_t kept_add(Kept k, uint32_t gref) noexcept nogil:
+cdef kept_page *kept_add(Kept k, uint32_t gref) noexcept nogil:
     cdef kept_page *page
-    cdef uint32_t number
     cdef void *address = NULL
     if k.count == k.cap and k.now >= k.squeeze_at:
         k.squeeze_at = k.now + SQUEEZE_NS
         make_room(k)
     if k.count == k.cap or k.grants.c_map(k.domid, &gref, 1, True, &address) < 0:
-        return KEPT_NONE
+        return NULL
     if k.count == 0:
         k.sweep_at = k.now + k.sweep_ns
-    number = k.first_free
-    page = &k.pages[number]
-    k.first_free = page.next_free
+    page = k.free
+    k.free = page.next_free
     page.address, page.gref, page.users, page.recent = <char *>address, gref, 0, 1
-    list_page(k, number)
+    list_page(&k.table, page)
     k.count += 1
-    return number
+    return page
 
 
 cdef void kept_sweep(Kept k, uint64_t now) noexcept nogil:
@@ -117,7 +108,7 @@ cdef void kept_sweep(Kept k, uint64_t now) noexcept nogil:
             if k.pages[i].recent:
                 k.pages[i].recent = 0
             else:
-                drop(k, i)
+                drop(k, &k.pages[i])
     k.sweep_at = now + k.sweep_ns if k.count else <uint64_t>-1
 
 
@@ -125,7 +116,7 @@ cdef void kept_drop_idle(Kept k) noexcept nogil:
     cdef uint32_t i
     for i in range(k.cap):
         if k.pages[i].address != NULL and k.pages[i].users == 0:
-            drop(k, i)
+            drop(k, &k.pages[i])
 
 
 cdef void kept_drop_all(Kept k) noexcept nogil:

@@ -7,7 +7,7 @@ from xenvbd.dataplane.device cimport Device
 from xenvbd.dataplane.events cimport event_list
 from xenvbd.dataplane.kept cimport Kept
 from xenvbd.dataplane.tally cimport Tally, xenvbd_stats
-from xenvbd.dataplane.work cimport work, work_list
+from xenvbd.dataplane.work cimport kept_page, work, work_list
 from xenvbd.disk.disk cimport Disk, DiskQueue, disk_op, iovec
 from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable, Mapping
@@ -58,7 +58,7 @@ cdef class Queue:
     cdef work *works
     cdef blkif_request_segment *descriptors
     cdef iovec *vectors
-    cdef uint32_t *kept_numbers
+    cdef kept_page **kept_pages
     cdef event_list events
     cdef uint32_t port
     cdef readonly int control       # eventfd
@@ -99,7 +99,9 @@ cdef class Queue:
     cdef uint32_t fruitless         # passes in a row that found nothing to do for the guest's good
     cdef uint64_t nap_until         # ns: do not look at the ring before
     cdef uint64_t retry_at          # ns: when to try again what is held
-    cdef uint64_t poll_ns
+    cdef uint64_t poll_ns           # at most so long are requests looked for before sleeping; 0: not at all
+    cdef uint64_t poll_window       # how long it pays just now
+    cdef uint32_t poll_rests        # sleeps until it is tried again
     cdef int64_t idle_ns            # after so long without a request the buffers' memory goes back to the kernel
 
     # The thread: attach() to the disk and the descriptors, serve until told to stop, detach().

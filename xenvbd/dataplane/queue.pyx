@@ -11,6 +11,7 @@ from xenvbd.dataplane.device cimport MAX_QUEUES, Device, device_fail, device_fai
 from xenvbd.dataplane.events cimport event, event_take, kick
 from xenvbd.dataplane.kept cimport Kept, kept_drop_all, kept_drop_idle
 from xenvbd.dataplane.tally cimport Tally
+from xenvbd.dataplane.work cimport kept_page
 from xenvbd.disk.disk cimport Disk, iovec
 from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable
@@ -61,7 +62,9 @@ cdef class Queue:
         over.  Raises OSError and its subclasses; close() undoes what was done until then."""
         self.number, self.device, self.domid = number, device, agreement.domid
         self.events.fd = events_fd
-        self.poll_ns = settings.poll_ns
+        # With one processor nothing can come while it is used up by looking.
+        self.poll_ns = settings.poll_ns if len(os.sched_getaffinity(0)) > 1 else 0
+        self.poll_window = self.poll_ns
         self.idle_ns = int(settings.idle_seconds * 1e9)
         self.discards_allowed = max(1, DISCARDS_A_DISK // len(agreement.queues))
         self.control = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -81,7 +84,7 @@ cdef class Queue:
         free(self.descriptors)
         free(self.batch)
         free(self.vectors)
-        free(self.kept_numbers)
+        free(self.kept_pages)
 
     cdef set_limits(self, Disk disk, settings, agreement):
         self.limits.capacity = disk.size // XENVBD_SECTOR_SIZE
@@ -167,11 +170,11 @@ cdef class Queue:
         if self.kept.cap == 0:
             return
         self.vectors = <iovec *>calloc(entries * room, sizeof(iovec))
-        self.kept_numbers = <uint32_t *>calloc(entries * room, sizeof(uint32_t))
-        if self.vectors == NULL or self.kept_numbers == NULL:
+        self.kept_pages = <kept_page **>calloc(entries * room, sizeof(kept_page *))
+        if self.vectors == NULL or self.kept_pages == NULL:
             raise MemoryError()
         for i in range(entries):
-            self.works[i].vectors, self.works[i].kept = self.vectors + i * room, self.kept_numbers + i * room
+            self.works[i].vectors, self.works[i].kept = self.vectors + i * room, self.kept_pages + i * room
 
     cdef join_device(self):
         cdef Device device = self.device

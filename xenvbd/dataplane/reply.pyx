@@ -56,7 +56,7 @@ cdef void scatter(Queue q) noexcept nogil:
 cdef inline void give_back(Queue q, work *w) noexcept nogil:
     q.live -= 1
     if w.nr_vectors:
-        kept_give(q.kept, w, w.plan.nr_segments)
+        kept_give(w, w.plan.nr_segments)
         w.nr_vectors = 0
     if w.buffer != ARENA_NONE:
         arena_give(q.buffers, w.buffer, w.order)

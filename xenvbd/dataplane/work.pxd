@@ -14,6 +14,14 @@ cdef enum work_stage:
     WORK_DATA = 4           # its write
     WORK_LAST = 5           # a barrier: the flush behind it
 
+cdef struct kept_page:
+    # A page of the guest that stays mapped: see kept.pxd.
+    char *address           # NULL: not in use
+    uint32_t gref
+    uint32_t users          # segments of requests in flight
+    uint32_t recent         # used since the hand or the sweep came by
+    kept_page *next_free
+
 cdef struct work:
     disk_op op
     iovec iov
@@ -28,7 +36,7 @@ cdef struct work:
     uint32_t buffer                             # first page in the arena, or ARENA_NONE
     uint32_t first_copy                         # in the batch of grant copies
     iovec *vectors                              # persistent grants: room for the data's pieces
-    uint32_t *kept                              # and for the pages' numbers
+    kept_page **kept                            # and for their pages, one a segment
     uint32_t nr_vectors                         # pieces in the guest's own pages; 0: the data goes through the buffer
     uint8_t order                               # of the buffer
     uint8_t stage

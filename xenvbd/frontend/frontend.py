@@ -32,7 +32,8 @@ class Frontend:
     to write instead of the persona's nodes, None to leave one out.  pages: data pages granted up front; fresh_grants:
     grants of each request's own.  ring_index: where the ring's indices start.  seed: of the pattern; blank: the
     disk reads zeros where it was never written.  timeout: seconds for each wait of
-    the handshake, io_timeout for each request.  spin: wait without sleeping.  note(event, fields) hears of states and nodes.
+    the handshake, io_timeout for each request.  spin: wait without sleeping.  note(event, fields) hears of states and
+    nodes.
 
     All sectors are of 512 bytes.  Nothing keeps a caller from reading past the end: the backend's answer is checked.
     """
