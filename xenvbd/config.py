@@ -148,6 +148,7 @@ class DiskOptions:
     discard: bool = _key(BOOLEAN, True)
     barrier: bool = _key(BOOLEAN, False)
     persistent_grants: bool = _key(BOOLEAN, False)
+    poll_us: int = _key(_integer(0, properties.MAX_POLL_US), 0)
     queues: int = _key(_integer(1, properties.MAX_QUEUES), 1)
     max_ring_page_order: int = _key(_integer(0, properties.MAX_ORDER), properties.MAX_ORDER)
     max_indirect_segments: int = _key(_integer(0, properties.MAX_INDIRECT), properties.MAX_INDIRECT)
@@ -160,7 +161,8 @@ class DiskOptions:
         """The properties with these options; what a toolstack refused (discard) stays refused."""
         return replace(
             props, direct=self.direct_io, discard_enable=self.discard and props.discard_enable,
-            barrier=self.barrier, persistent=self.persistent_grants, max_queues=self.queues,
+            barrier=self.barrier, persistent=self.persistent_grants, poll_us=self.poll_us,
+            max_queues=self.queues,
             max_ring_page_order=self.max_ring_page_order, max_indirect=self.max_indirect_segments,
             logical_block_size=self.logical_block_size, physical_block_size=self.physical_block_size,
             large_sector_units=self.large_sector_units)

@@ -15,6 +15,7 @@ MAX_PHYSICAL = 2 << 20
 MAX_ORDER = 4                               # rings of up to 16 pages
 MAX_QUEUES = 16
 MAX_INDIRECT = 256
+MAX_POLL_US = 1000
 DOMID_FIRST_RESERVED = 0x7ff0
 
 
@@ -23,7 +24,8 @@ class Properties:
     """What an administrator or a toolstack asks for.  Sizes in bytes; None: as the target has it.
 
     mode is "r" or "w"; share allows other writers that allow it too (xl's "w!"); device_type is "disk" or
-    "cdrom" (always read-only).  min_io and opt_io are checked, but blkif has no node to publish them."""
+    "cdrom" (always read-only).  min_io and opt_io are checked, but blkif has no node to publish them.  poll_us: how
+    long to look for requests before sleeping, at most."""
 
     domid: int
     vdev: Vdev
@@ -42,6 +44,7 @@ class Properties:
     max_indirect: int = MAX_INDIRECT
     barrier: bool = False
     persistent: bool = False
+    poll_us: int = 0
     direct: bool | None = None
     large_sector_units: str = "spec"
     trusted: bool = True
@@ -104,7 +107,8 @@ def _check_limits(props: Properties) -> None:
     for name, value, low, high in (
             ("max-ring-page-order", props.max_ring_page_order, 0, MAX_ORDER),
             ("max-queues", props.max_queues, 1, MAX_QUEUES),
-            ("max-indirect-segments", props.max_indirect, 0, MAX_INDIRECT)):
+            ("max-indirect-segments", props.max_indirect, 0, MAX_INDIRECT),
+            ("poll-us", props.poll_us, 0, MAX_POLL_US)):
         _require(low <= value <= high, f"{name} {value} is out of range: expected {low} to {high}")
 
 

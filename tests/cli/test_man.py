@@ -39,8 +39,8 @@ def common(verb: str) -> set[str]:
         return documented("GLOBAL OPTIONS")
     one = argparse.ArgumentParser()
     work.add_options(one, rw="read", seconds=1.0)
-    attach = {"--sector-size", "--physical-sector-size", "--no-discard", "--persistent", "--direct", "--no-direct",
-              "--ring-page-order"}
+    attach = {"--sector-size", "--physical-sector-size", "--no-discard", "--persistent", "--poll-us",
+              "--direct", "--no-direct", "--ring-page-order"}
     return documented("GLOBAL OPTIONS") | set(visible(one)) | attach
 
 

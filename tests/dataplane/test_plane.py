@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import threading
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -141,6 +142,7 @@ def test_two_rings_with_full_queues_both_go_on(serve) -> None:
         thread.join()
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="nothing is polled on one processor")
 def test_a_ring_that_is_polled_is_served_without_events(serve) -> None:
     served = serve(poll_ns=2_000_000_000)
     data = os.urandom(PAGE)
@@ -148,6 +150,17 @@ def test_a_ring_that_is_polled_is_served_without_events(serve) -> None:
         assert served.guest.write(sector, data) == OKAY
         assert served.guest.read(sector, 8) == data
     assert Snapshot.from_bytes(served.plane.statistics()[0]).counters["events_in"] <= 20
+
+
+def test_polling_that_finds_nothing_is_given_up(serve) -> None:
+    """Four milliseconds of each five would be spent looking."""
+    guest = serve(poll_ns=4_000_000).guest
+    for number in range(60):
+        if number == 20:
+            used = time.process_time()
+        time.sleep(0.005)
+        assert guest.do(guest.request(FLUSH)) == [OKAY]
+    assert time.process_time() - used < 0.08
 
 
 def test_barriers_are_not_supported_unless_offered(serve) -> None:

@@ -43,6 +43,8 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-discard", dest="discard", action="store_false", help="offer no discard")
     group.add_argument("--persistent", action="store_true",
                        help="offer persistent grants: the guest's pages stay mapped, data is not copied")
+    group.add_argument("--poll-us", metavar="N", type=int,
+                       help="look for requests for up to so many microseconds before sleeping (default: 0)")
     group.add_argument("--direct", action=argparse.BooleanOptionalAction,
                        help="bypass, or use, the host's page cache (default: bypass where the target can)")
     group.add_argument("--ring-page-order", metavar="N", type=int, choices=range(5),
@@ -76,7 +78,7 @@ def properties(options: argparse.Namespace) -> dict[str, Any]:
     """The options of add_disk_options() that were given."""
     given = {"discard-enable": None if options.discard else False, "logical-block-size": options.sector_size,
              "physical-block-size": options.physical_sector_size, "direct": options.direct,
-             "persistent": options.persistent or None,
+             "persistent": options.persistent or None, "poll-us": options.poll_us,
              "max-ring-page-order": options.ring_page_order}
     return {name: value for name, value in given.items() if value is not None}
 

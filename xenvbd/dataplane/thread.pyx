@@ -32,6 +32,16 @@ cdef extern from * nogil:
     uint32_t load "__atomic_load_n"(const uint32_t *p, int order) noexcept
     uint32_t swap "__atomic_exchange_n"(uint32_t *p, uint32_t value, int order) noexcept
 
+cdef extern from * nogil:
+    """
+    #if defined(__x86_64__) || defined(__i386__)
+    #define xenvbd_thread_relax() __builtin_ia32_pause()
+    #else
+    #define xenvbd_thread_relax() __asm__ volatile("" ::: "memory")
+    #endif
+    """
+    void relax "xenvbd_thread_relax"() noexcept
+
 cdef extern from "unistd.h" nogil:
     ssize_t read(int fd, void *data, size_t length) noexcept
     int usleep(unsigned useconds) noexcept
@@ -44,6 +54,11 @@ cdef extern from "signal.h" nogil:
     int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) noexcept
 
 cdef enum:
+    POLL_LOOKS = 16                 # at the ring between two at the clock
+    POLL_LEAST_NS = 1000            # a shorter time is none
+    POLL_FIRST_NS = 8000            # when it is tried again, after so many sleeps:
+    POLL_RETRY = 64
+    POLL_SLACK_NS = 20000           # beyond its time: the thread was not running
     PROBE_EAGER = 64                # sleeps until it is tried again whether I/O finishes at once
     WORTH_PINNING = 1024            # requests since the buffers were last given back
 
@@ -132,15 +147,37 @@ cdef void sleep(Queue q) noexcept nogil:
         expire(q, before, timeout)
 
 
+cdef bint poll(Queue q, uint64_t start) noexcept nogil:
+    """Look for requests and orders as long as it pays; 1: there is something."""
+    cdef uint64_t now = start
+    cdef int _i
+    while now - start < q.poll_window:
+        for _i in range(POLL_LOOKS):
+            if back_pending(&q.ring) != 0 or load(&q.orders, __ATOMIC_RELAXED):
+                return True
+            relax()
+        now = now_ns()
+    if now - start > 2 * q.poll_window + POLL_SLACK_NS:
+        q.poll_window = 0           # others had this processor meanwhile: they want it
+    return False
+
+
 cdef bint spin(Queue q) noexcept nogil:
-    """Look for requests a little longer, with nothing in flight only: the disk would want this CPU."""
-    cdef uint64_t until
+    """Look for requests a little longer, with nothing in flight only: the disk would want this CPU.
+
+    Twice as long next time if that found some, half as long if not; when it has not paid for a while, not at all, and
+    now and then it is tried again."""
     if q.poll_ns == 0 or q.live or not may_consume(q):
         return False
-    until = now_ns() + q.poll_ns
-    while now_ns() < until:
-        if back_pending(&q.ring) != 0 or load(&q.orders, __ATOMIC_RELAXED):
-            return True
+    if q.poll_window < POLL_LEAST_NS:
+        q.poll_rests += 1
+        if q.poll_rests < POLL_RETRY:
+            return False
+        q.poll_rests, q.poll_window = 0, min(q.poll_ns, <uint64_t>POLL_FIRST_NS)
+    if poll(q, now_ns()):
+        q.poll_window = min(2 * q.poll_window, q.poll_ns)
+        return True
+    q.poll_window //= 2
     return False
 
 
