@@ -184,3 +184,21 @@ def test_a_program_that_cannot_be_started_is_an_error_and_leaves_nothing(tmp_pat
     with pytest.raises(FileNotFoundError):
         workers.get(7)
     loop.close()
+
+
+def test_a_worker_that_is_replaced_gives_way_to_the_next_at_once_and_its_end_is_no_death(manager):
+    for _ in range(MAX_DEATHS + 2):
+        old = manager.workers.get(7)
+        manager.call("echo", say="x")
+        assert manager.workers.replace(7) is old and manager.workers.get(7).pid != old.pid
+        manager.until(lambda old=old: not old.alive)
+    assert manager.exits == [7] * (MAX_DEATHS + 2)
+    with pytest.raises(OSError, match="has no worker"):
+        manager.workers.replace(8)
+
+
+def test_a_worker_that_does_not_hand_over_is_killed(manager, monkeypatch):
+    monkeypatch.setattr("xenvbd.workers.HAND_OVER_SECONDS", 0.05)
+    os.kill(manager.started(), signal.SIGSTOP)
+    old = manager.workers.replace(7)
+    manager.until(lambda: not old.alive)

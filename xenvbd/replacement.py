@@ -8,7 +8,7 @@ from typing import Any
 from xenvbd import journal
 from xenvbd.backend import Backend
 from xenvbd.device import Device
-from xenvbd.errors import ClaimError, Error
+from xenvbd.errors import ClaimError
 from xenvbd.xenbus import Plane
 
 
@@ -20,32 +20,24 @@ class Replacement:
         self._planes = [device for device in backend.served(domid) if device.view.plane is not Plane.NONE]
         for device in self._planes:
             _refuse_what_would_be_lost(device)
-        worker = backend.workers.by_domid.get(domid)
-        if worker is None:
-            raise Error(errno.ENOENT, f"domain {domid} has no worker: nothing of it is served")
-        self._old = worker.pid
-        backend.workers.replace(domid)
+        self._old = backend.workers.replace(domid)
 
     @property
     def done(self) -> bool:
         """Whether all disks of the domain that were served are again, by another worker."""
-        return self._pid != self._old and not self._waiting
+        return not (self._old.alive or self._waiting)
 
     @property
     def missing(self) -> str:
         """What it waits for."""
-        if self._pid == self._old:
-            return f"process {self._old} still hands over"
+        if self._old.alive:
+            return f"process {self._old.pid} still hands over"
         return "; ".join(f"{device.name}: {device.adopting or device.view.plane.value}" for device in self._waiting)
 
     @property
     def result(self) -> dict[str, Any]:
-        return {"domid": self._domid, "pid": self._pid, "was": self._old}
-
-    @property
-    def _pid(self) -> int | None:
         worker = self._backend.workers.by_domid.get(self._domid)
-        return worker.pid if worker else None
+        return {"domid": self._domid, "pid": worker.pid if worker else None, "was": self._old.pid}
 
     @property
     def _waiting(self) -> list[Device]:

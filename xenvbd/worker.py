@@ -273,7 +273,9 @@ def _identity(image: int | None) -> tuple[int, int]:
     if image is None:
         return 0, 0
     status = os.fstat(image)
-    return (status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev), status.st_ino
+    if stat.S_ISBLK(status.st_mode):
+        return status.st_rdev, 0            # udev may have made its node anew
+    return status.st_dev, status.st_ino
 
 
 def set_title(title: str) -> None:

@@ -216,15 +216,19 @@ class Workers:
             self._leaving.add(worker)
             self._stop(worker)
 
-    def replace(self, domid: int) -> None:
-        """Let a domain's worker hand over and end; whoever has a disk there asks for the next.  Error if none."""
-        worker = self.by_domid.get(domid)
+    def replace(self, domid: int) -> Worker:
+        """Let a domain's worker hand over and end; whoever has a disk there asks for the next.  Returns the old one.
+        Error (ENOENT): the domain has none."""
+        worker = self.by_domid.pop(domid, None)
         if worker is None:
-            raise Error(errno.ENOENT, f"domain {domid} has no worker")
+            raise Error(errno.ENOENT, f"domain {domid} has no worker: nothing of it is served")
         log.info("worker %d (process %d, xenvbd %s) is to hand over", domid, worker.pid, worker.version or "unknown")
+        _unlink(self.runtime.worker(domid))             # whoever needs one from now on gets the next
+        self._leaving.add(worker)
         worker.leaving = True
         worker.kill(signal.SIGTERM)
         self.loop.later(HAND_OVER_SECONDS, worker.kill)
+        return worker
 
     def _stop(self, worker: Worker) -> None:
         def stopped(result: Result) -> None:

@@ -3,6 +3,7 @@ import hashlib
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -274,6 +275,18 @@ def test_workers_are_replaced_one_by_one_and_no_guest_sees_it(host):
         assert answer == {"disk": f"domain{domid}:xvda", "domid": domid, "was": before, "pid": host.worker(domid)}
         assert progresses(host, domid)
         stop(guest)
+
+
+def test_a_disk_that_is_connected_while_its_worker_hands_over_gets_the_next(host):
+    host.attach(1, host.image(), wait=False)
+    guest = load(host, 1, "--seconds", "60s")
+    host.attach(1, host.image("b.img"), vdev="xvdb", wait=False)
+    os.kill(host.worker(1), signal.SIGSTOP)     # it takes its time
+    replacing = threading.Thread(target=lambda: host.client.call("restart", disk="1:xvda"))
+    replacing.start()
+    load(host, 1, "--count", 200, devid=51728).finish()
+    replacing.join()
+    stop(guest)
 
 
 def test_the_manager_starts_again_in_its_place_and_workers_serve_on(host):
