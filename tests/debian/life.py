@@ -1,4 +1,5 @@
-"""Runs in the chroot that tests/debian/run makes: what an admin does with the package, and what must hold after it.
+"""What an admin does with the package, and what must hold after it; runs where tests/debian/run puts it: a chroot with
+init scripts, or a container that systemd has booted.
 
 A guest of a simulated machine works on a disk all the while; it verifies what it reads."""
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE, LATER, VERSION = sys.argv[1:]
+SYSTEMD = os.path.isdir("/run/systemd/system")      # else the init script
 NAME, DISK, MACHINE = "python3-xenvbd", "domain1:xvda", "/dev/shm/machine"
 CONFIG = Path("/etc/xenvbd/xenvbd.toml")
 # Where other packages keep what they know of every package.
-NOT_OURS = re.compile(r"/(proc|dev|run|tmp|root|var/lib/dpkg|var/lib/systemd|var/cache|etc/rc\d\.d)\b"
-                      r"|__pycache__|/var/log/(dpkg|apt|alternatives)")
+NOT_OURS = re.compile(r"/(proc|dev|run|tmp|root|var/lib/dpkg|var/lib/systemd|var/cache|etc/rc\d\.d|var/tmp)\b"
+                      r"|__pycache__|/var/log/(dpkg|apt|alternatives|journal)|/etc/(machine-id|\.pwd.lock|.*tmp)|^/life")
+DROP_IN = Path("/etc/systemd/system/xenvbd.service.d/test.conf")
 MAKE_MACHINE = f"from xenvbd.hv import sim; m = sim.Machine.create({MACHINE!r}); m.add_domain(1)"
 
 
@@ -59,6 +62,8 @@ def pids(words: str) -> list[int]:
 
 
 def manager() -> int:
+    if SYSTEMD:
+        return int(run("systemctl", "show", "--property=MainPID", "--value", "xenvbd"))
     return int(Path("/run/xenvbd/xenvbd.pid").read_text())
 
 
@@ -116,15 +121,20 @@ def autopkgtests() -> None:
 
 
 def become_a_host_under_xen() -> None:
-    say("now under Xen, as far as the init script can tell; the configuration names a simulated machine")
+    say("now under Xen, as far as the init system can tell; the configuration names a simulated machine")
     run("python3", "-c", MAKE_MACHINE)
     store = subprocess.Popen(["python3", "-m", "xenvbd.store_sim", MACHINE, "--domains", "0,1"],
                              stdout=subprocess.PIPE)
     assert store.stdout and store.stdout.readline() == b"ready\n"
     # With the slash: a simulated machine's daemon keeps to the machine's directory if the default is not changed.
     CONFIG.write_text(f'[backend]\nhypervisor = "sim:{MACHINE}"\nkinds = ["qdisk"]\nruntime-dir = "/run/xenvbd/"\n')
-    Path("/sys/hypervisor").mkdir(parents=True)
-    Path("/sys/hypervisor/type").write_text("xen\n")
+    if SYSTEMD:
+        DROP_IN.parent.mkdir()
+        DROP_IN.write_text("[Unit]\nConditionPathExists=\n")
+        run("systemctl", "daemon-reload")
+    else:
+        Path("/sys/hypervisor").mkdir(parents=True)
+        Path("/sys/hypervisor/type").write_text("xen\n")
     run("truncate", "-s", "64M", "/srv/disk.img")
 
 
@@ -154,6 +164,27 @@ def the_init_scripts_verbs() -> None:
     run("service", "xenvbd", "stop")
     run("service", "xenvbd", "nonsense", status=3)
     run("service", "xenvbd", "start")
+
+
+def the_units_verbs() -> None:
+    say("start, reload, restart, stop; what was killed comes back")
+    run("systemctl", "start", "xenvbd")
+    first = manager()
+    run("systemctl", "reload", "xenvbd")
+    assert manager() == first
+    run("systemctl", "restart", "xenvbd")
+    assert manager() not in (0, first)
+    good = CONFIG.read_text()
+    CONFIG.write_text("[backend]\nkind = 1\n")
+    run("systemctl", "reload", "xenvbd", status=1)
+    assert "unknown key 'kind'" in run("journalctl", "--unit", "xenvbd")
+    CONFIG.write_text(good)
+    run("systemctl", "is-active", "xenvbd")
+    killed = manager()
+    os.kill(killed, signal.SIGKILL)
+    within(lambda: manager() not in (0, killed), "the manager comes back")
+    run("systemctl", "stop", "xenvbd")
+    run("systemctl", "start", "xenvbd")
 
 
 def upgrade(guest: Guest) -> None:
@@ -201,11 +232,11 @@ def remove_and_purge(before: set[str]) -> None:
 
 
 def main() -> None:
-    before = files() | {"/sys/hypervisor", "/sys/hypervisor/type", "/srv/disk.img"}
+    before = files() | {"/sys/hypervisor", "/sys/hypervisor/type", "/srv/disk.img", str(DROP_IN), str(DROP_IN.parent)}
     install_on_a_host_without_xen()
     autopkgtests()
     become_a_host_under_xen()
-    the_init_scripts_verbs()
+    the_units_verbs() if SYSTEMD else the_init_scripts_verbs()
     say("a guest verifies what it reads from a disk of the installed daemon")
     run("xenvbd", "attach", "domain1", "/srv/disk.img", "xvda", "--no-wait")
     guest = Guest()
