@@ -62,7 +62,17 @@ class Areas:
             return (state, online) if self._is_ours(tx) else (None, None)
 
         state, online = self.store.transaction(read)
-        return Seen(state, online, self.store.get(self.frontend_state))
+        return Seen(state, online, self._frontend())
+
+    def _frontend(self) -> bytes | None:
+        """The frontend's state.  To a driver domain xenstored says EACCES of an area that is gone: what it may read was
+        gone with it."""
+        try:
+            return self.store.get(self.frontend_state)
+        except StoreError as exc:
+            if exc.errno != errno.EACCES:
+                raise
+            return None
 
     def properties(self) -> Properties:
         """What a toolstack asks for.  PropertyError names the node that is wrong."""
