@@ -137,7 +137,7 @@ class Connection(abc.ABC):
             return
         self.medium = None
         image = medium.take()
-        event("xen_block_connect", disk=self.name, **self._ring())
+        self._trace_connect()
         worker.call("connect", self._connected, [*image, *files], disk=self.key, image=bool(image),
                     agreement=agreement.to_json(), **self._record().orders())
 
@@ -158,7 +158,7 @@ class Connection(abc.ABC):
         def connecting(worker: WorkerProcess) -> None:
             self._worker = worker
 
-        event("xen_block_connect", disk=self.name, **self._ring())
+        self._trace_connect()
         self._adoption = Adoption(self.host, self.key, self._record(), connecting, self._connected)
         self._adoption.start()
 
@@ -239,13 +239,12 @@ class Connection(abc.ABC):
         """Whether this is no failure of the device, but the store has gone: to be tried again when it is back."""
         return isinstance(exc, StoreError) and not self.host.store.connected
 
-    def _ring(self) -> dict[str, Any]:
-        """What is traced of a connection."""
+    def _trace_connect(self) -> None:
         agreement = self.agreement
         assert agreement is not None
-        return {"protocol": agreement.abi, "queues": len(agreement.queues),
-                "ring_page_order": agreement.ring_page_order,
-                "event_channels": [queue.event_channel for queue in agreement.queues]}
+        event("xen_block_connect", disk=self.name, protocol=agreement.abi, queues=len(agreement.queues),
+              ring_page_order=agreement.ring_page_order,
+              event_channels=[queue.event_channel for queue in agreement.queues])
 
     def _describe(self) -> str:
         agreement = self.agreement
