@@ -6,12 +6,14 @@ SOURCES := $(shell find xenvbd include -name '*.pyx' -o -name '*.pxd' -o -name '
 DEMO := --guests 2 --seconds 5
 BENCH :=
 
-.PHONY: help setup build build-debian deb demo test test-crash lint bench coverage fuzz clean
+.PHONY: dist/tested help setup build build-debian deb demo test test-crash test-xen test-xen-all bench-xen lint bench coverage fuzz clean
 
 help:
 	@echo "make demo      install what is needed, build, and run two disks on the simulated machine, every byte checked"
 	@echo "make test      all tests that need no hypervisor"
 	@echo "make test-crash  1,000 kills of what serves a disk, and one before each store to ring and journal"
+	@echo "make test-xen  the package on a real Xen with real guests in QEMU's software emulation: the short set"
+	@echo "make test-xen-all  all of that; make bench-xen: beside xen-blkback and QEMU"
 	@echo "make lint      ruff, mypy, cython-lint"
 	@echo "make fuzz      libFuzzer and atheris on everything that parses what a guest or a client wrote, 60 s a target"
 	@echo "make bench     xenvbd beside fio, qemu-nbd and nbdkit on the same file, as ratios"
@@ -61,6 +63,19 @@ test: build
 CYCLES := 1000
 test-crash: build
 	XENVBD_CRASH_ALL=1 XENVBD_CRASH_CYCLES=$(CYCLES) $(PYTHON) -m pytest -v -s tests/crash
+
+# What stands in dist is tested (`make deb`); without any, it is built, without its own tests.
+dist/tested: setup
+	@ls dist/python3-xenvbd_*.deb >/dev/null 2>&1 || DEB_BUILD_OPTIONS=nocheck $(MAKE) deb
+
+test-xen: dist/tested
+	timeout -k 10 2700 $(PYTHON) -m pytest -v -m short tests/xen
+
+test-xen-all: dist/tested
+	timeout -k 10 7200 $(PYTHON) -m pytest -v -m "not bench" tests/xen
+
+bench-xen: dist/tested
+	timeout -k 10 10800 $(PYTHON) -m pytest -v -m bench tests/xen
 
 lint: setup
 	.venv/bin/ruff check .

@@ -1,4 +1,4 @@
-"""A real Xen in QEMU's software emulation: boots it (or resumes a snapshot), runs commands in dom0, drives guests.
+"""A real Xen in QEMU's software emulation: boots it, snapshots it, runs commands in dom0, drives guests.
 
     with Machine(images, workdir) as xen:
         xen.dom0("xl list")
@@ -10,228 +10,191 @@ files in workdir.  The images come from tests/xen/build-images.
 """
 from __future__ import annotations
 
-import re
-import secrets
-import shutil
-import socket
+import base64
+import ctypes
+import hashlib
+import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-DOM0 = "dom0_mem=2048M,max:2048M dom0_max_vcpus=1 com1=115200,8n1 console=com1 loglvl=warning"
+from tests.xen.guest import Guest
+from tests.xen.line import Line, Shell
+
+XEN = "dom0_mem=2048M,max:2048M dom0_max_vcpus=1 com1=115200,8n1 console=com1 loglvl=warning guest_loglvl=warning"
+LINUX = "root=/dev/vda rw console=hvc0 init=/sbin/test-init quiet"
 # SMAP makes dom0 fault under TCG 7.2, RDTSCP makes PVH guests loop.
 QEMU = ["qemu-system-x86_64", "-cpu", "max,-smap,-rdtscp", "-smp", "2", "-m", "4096", "-display", "none", "-no-reboot",
-        "-nic", "none"]
-SNAPSHOT = "dom0-ready"
-BOOT_SECONDS = 240
+        "-nic", "none", "-S", "-device", "virtio-serial-pci,id=ports,max_ports=8"]
+THREADS = ["-accel", "tcg,thread=multi"]
+# One thread that counts instructions: the guest's clock shows work, not how busy the host is.
+ICOUNT = ["-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]
+PORTS = ("dom0", "guest1", "guest2", "guest3", "guest4")
+BOOT_SECONDS = 300
+READY = "ready"
 
 
-class CommandFailed(AssertionError):
-    """A command exited with a status other than 0."""
-
-    def __init__(self, where: str, command: str, status: int, output: str):
-        super().__init__(f"{where}: {command!r} exited {status}:\n{output}")
-        self.status, self.output = status, output
-
-
-class Line:
-    """A console on a UNIX socket, kept in a file: what comes is buffered, until() takes it up to a pattern."""
-
-    def __init__(self, path: Path, log: Path):
-        self._socket = socket.socket(socket.AF_UNIX)
-        _retry(lambda: self._socket.connect(str(path)), 10)
-        self._log = log.open("ab", buffering=0)
-        self._buffer = b""
-
-    def send(self, text: str) -> None:
-        """Type this."""
-        self._socket.sendall(text.encode())
-
-    def until(self, pattern: str, timeout: float) -> tuple[str, re.Match[bytes]]:
-        """What came before the pattern, and its match.  TimeoutError with the tail of the console otherwise."""
-        deadline = time.monotonic() + timeout
-        while not (match := re.search(pattern.encode(), self._buffer)):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"no {pattern!r} in {timeout:.0f} s; the console ends with:\n"
-                                   + self._buffer[-3000:].decode(errors="replace"))
-            self._socket.settimeout(left)
-            try:
-                data = self._socket.recv(65536)
-            except TimeoutError:
-                continue
-            if not data:
-                raise EOFError("QEMU is gone; the console ends with:\n" + self._buffer[-3000:].decode(errors="replace"))
-            self._log.write(data)
-            self._buffer += data
-        before, self._buffer = self._buffer[:match.start()], self._buffer[match.end():]
-        return before.decode(errors="replace").replace("\r", ""), match
-
-    def close(self) -> None:
-        self._socket.close()
-        self._log.close()
-
-
-def _retry(attempt: Callable[[], None], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return attempt()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)      # PR_SET_PDEATHSIG
 
 
 class Machine:
     """One emulated machine with Xen and a Debian dom0.
 
-    images: where build-images put them; workdir: for the disk overlay, sockets and consoles; icount: count
-    instructions instead of time (for measurements; boots anew).
+    images: where build-images put them; workdir: for the disk's overlay, sockets and consoles; icount: count
+    instructions instead of time (for measurements; boots anew, has no snapshots); earlier: what keep() left.
     """
 
-    def __init__(self, images: Path, workdir: Path, *, icount: bool = False):
-        self.images, self.workdir, self.icount = images, workdir, icount
-        self._drives = 0
+    def __init__(self, images: Path, workdir: Path, *, icount: bool = False, earlier: Path | None = None):
+        self.images, self.workdir, self.icount, self.earlier = images, workdir, icount, earlier
+        self.logs = workdir
+        self._overlay = workdir / "overlay.qcow2"
+        self._lines: dict[str, Line] = {}
+        self._qemu: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Machine:
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.icount:
-            self._boot(self._new_overlay(self.workdir / "overlay.qcow2"))
+            self._new_overlay(self._overlay)
+            self.boot()
         else:
-            self._resume(self._snapshot())
+            start = self.earlier if self.earlier and self.earlier.exists() else self._snapshot()
+            subprocess.run(["cp", "--reflink=auto", str(start), str(self._overlay)], check=True)
+            self.restart()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._stop()
+        self.stop()
+        self._overlay.unlink(missing_ok=True)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def _new_overlay(self, path: Path) -> Path:
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(self.images / "dom0.img"), "-F", "raw",
-                        str(path)], check=True)
-        return path
+    def _new_overlay(self, path: Path) -> None:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str((self.images / "dom0.img").resolve()),
+                        "-F", "raw", str(path)], check=True)
 
     def _snapshot(self) -> Path:
-        """An overlay that holds a snapshot of a dom0 that is ready; made once for these images."""
-        path = self.images / "ready.qcow2"
+        """An overlay with a snapshot of a dom0 that is ready: made once for these images and this machine."""
+        key = hashlib.sha256(repr([XEN, LINUX, QEMU, THREADS, PORTS]).encode()).hexdigest()[:12]
+        path = self.images / f"ready-{key}.qcow2"
         if not path.exists():
-            fresh = self._new_overlay(self.images / "ready.new")
-            self._boot(fresh)
-            self._monitor(f"savevm {SNAPSHOT}", 120)
-            self._stop()
+            self._new_overlay(self._overlay)
+            self.boot()
+            self.save(READY)
+            self.stop()
+            fresh = path.with_suffix(".new")
+            subprocess.run(["cp", "--reflink=auto", str(self._overlay), str(fresh)], check=True)
             fresh.rename(path)
         return path
 
-    def _boot(self, overlay: Path) -> None:
-        self._start(overlay)
-        self._console.until("DOM0-READY", BOOT_SECONDS * (4 if self.icount else 1))
-        self.dom0("true")
+    def boot(self) -> None:
+        """Start QEMU and boot to a dom0 that is ready."""
+        patience = BOOT_SECONDS * (6 if self.icount else 1)
+        self._start()
+        self._monitor("cont")
+        self._lines["console"].until("DOM0-READY", patience)
+        self._shell.sync(patience / 5)
 
-    def _resume(self, snapshot: Path) -> None:
-        overlay = self.workdir / "overlay.qcow2"
-        shutil.copyfile(snapshot, overlay)
-        self._start(overlay, "-loadvm", SNAPSHOT)
-        self.dom0("true")
+    def restart(self, snapshot: str = READY) -> None:
+        """A new QEMU on the same disk, at a snapshot."""
+        self.stop()
+        self._start()
+        self.load(snapshot)
 
-    def _start(self, overlay: Path, *extra: str) -> None:
-        tcg = ["-accel", "tcg,thread=multi"]
-        if self.icount:
-            tcg = ["-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]
-        root = "root=/dev/vda rw console=hvc0 init=/sbin/test-init quiet"
-        console, monitor = self.workdir / "console.sock", self.workdir / "monitor.sock"
-        for path in (console, monitor):
+    def save(self, snapshot: str) -> None:
+        """Keep the machine as it is, running guests and all, under this name."""
+        self._monitor(f"savevm {snapshot}", 180)
+
+    def load(self, snapshot: str) -> None:
+        """Be again as at save()."""
+        said = self._monitor(f"loadvm {snapshot}", 120)
+        if "rror" in said:
+            raise AssertionError(f"loadvm {snapshot}: {said}")
+        for line in self._lines.values():
+            line.clear()
+        self._monitor("cont")
+        self._shell.sync(60)
+
+    def snapshots(self) -> set[str]:
+        """The names that load() takes."""
+        rows = self._monitor("info snapshots").splitlines()
+        return {row.split()[1] for row in rows if row[:2] in ("--", *(f"{n} " for n in range(10)))}
+
+    def keep(self, path: Path) -> None:
+        """End QEMU, and keep its disk with all snapshots for a later Machine."""
+        self._lines["monitor"].send("quit\n")
+        assert self._qemu
+        self._qemu.wait(60)
+        fresh = path.with_suffix(".new")
+        subprocess.run(["cp", "--reflink=auto", str(self._overlay), str(fresh)], check=True)
+        fresh.rename(path)
+
+    def _start(self) -> None:
+        arguments = [*QEMU, *(ICOUNT if self.icount else THREADS)]
+        sockets = {name: self.workdir / f"{name}.sock" for name in ("console", "monitor", *PORTS)}
+        for name, path in sockets.items():
             path.unlink(missing_ok=True)
+            arguments += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
+        for number, name in enumerate(PORTS, 1):
+            arguments += ["-device", f"virtserialport,bus=ports.0,nr={number},chardev={name},name={name}"]
         self._qemu = subprocess.Popen(
-            [*QEMU, *tcg, "-serial", f"unix:{console},server=on,wait=off",
-             "-monitor", f"unix:{monitor},server=on,wait=off", "-kernel", str(self.images / "xen"), "-append", DOM0,
-             "-initrd", f"{self.images}/vmlinuz {root},{self.images}/initrd.img",
-             "-drive", f"file={overlay},format=qcow2,if=virtio,cache=unsafe", *extra],
-            stdin=subprocess.DEVNULL, stderr=(self.workdir / "qemu.log").open("wb"))
-        self._console = Line(console, self.workdir / "console.log")
-        self._monitor_line = Line(monitor, self.workdir / "monitor.log")
-        self._monitor_line.until(r"\(qemu\) ", 60)
+            [*arguments, "-serial", "chardev:console", "-mon", "chardev=monitor",
+             "-kernel", str(self.images / "xen"), "-append", XEN,
+             "-initrd", f"{self.images}/vmlinuz {LINUX},{self.images}/initrd.img",
+             "-drive", f"file={self._overlay},format=qcow2,if=virtio,cache=unsafe"],
+            stdin=subprocess.DEVNULL, stderr=(self.workdir / "qemu.log").open("wb"), preexec_fn=_die_with_parent)
+        self._lines = {name: Line(path, self.logs / f"{name}.log") for name, path in sockets.items()}
+        self._shell = Shell("dom0", self._lines["dom0"])
+        self._lines["monitor"].until(r"\(qemu\) ", 60)
 
-    def _stop(self) -> None:
-        self._qemu.kill()
-        self._qemu.wait()
-        self._console.close()
-        self._monitor_line.close()
+    def stop(self) -> None:
+        """End QEMU, at once."""
+        if self._qemu:
+            self._qemu.kill()
+            self._qemu.wait()
+            self._qemu = None
+        for line in self._lines.values():
+            line.close()
 
     def _monitor(self, command: str, timeout: float = 30) -> str:
-        self._monitor_line.send(command + "\n")
-        return self._monitor_line.until(r"\n\(qemu\) ", timeout)[0]
+        self._lines["monitor"].send(command + "\n")
+        return self._lines["monitor"].until(r"\n\(qemu\) ", timeout)[0]
 
     # -- use ----------------------------------------------------------------------------------------------------
 
+    def log_to(self, directory: Path) -> None:
+        """Keep the consoles in this directory from now on."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.logs = directory
+        for name, line in self._lines.items():
+            line.log_to(directory / f"{name}.log")
+
     def dom0(self, command: str, timeout: float = 60, check: bool = True) -> str:
         """Run a shell command in dom0; what it printed.  CommandFailed unless it exits 0 or check is off."""
-        mark = secrets.token_hex(6)
-        # The mark is typed in two parts, so that an echo of the command cannot be taken for its end.
-        self._console.send(f"{{ {command}\n}} 2>&1; echo {mark[:4]}''{mark[4:]} $?\n")
-        output, match = self._console.until(rf"{mark} (\d+)\r*\n", timeout)
-        if check and int(match[1]):
-            raise CommandFailed("dom0", command, int(match[1]), output)
-        return output.strip("\n")
-
-    def add_disk(self, image: Path) -> str:
-        """Plug a raw image in as a disk; its device in dom0."""
-        self._drives += 1
-        device = f"/dev/vd{'abcdefgh'[self._drives]}"
-        self._monitor(f"drive_add 0 if=none,id=d{self._drives},file={image},format=raw,cache=unsafe")
-        self._monitor(f"device_add virtio-blk-pci,drive=d{self._drives},id=dev{self._drives}")
-        self.dom0(f"for i in $(seq 100); do [ -b {device} ] && break; sleep 0.1; done; [ -b {device} ]")
-        return device
-
-    def guest(self, name: str, *, kind: str = "pv", disks: tuple[str, ...] = (), memory: int = 448,
-              arguments: str = "", extra: str = "", timeout: float = 120) -> Guest:
-        """Create a guest with xl and wait for its shell.  disks: xl's disk specifications; extra: xl.cfg lines."""
-        config = "\n".join([f'name="{name}"', f'type="{kind}"', f"memory={memory}", "vcpus=1",
-                            'kernel="/guest/vmlinuz"',
-                            'ramdisk="/guest/initrd.img"', f'extra="console=hvc0 quiet {arguments}"',
-                            f"disk={list(disks)!r}", 'on_crash="destroy"', extra])
-        self.dom0(f"cat > /tmp/{name}.cfg <<'EOF'\n{config}\nEOF\nxl create -q /tmp/{name}.cfg", timeout)
-        return Guest(self, name, timeout)
-
-
-class Guest:
-    """A guest with a shell on its console, driven from dom0 through `xl console`."""
-
-    def __init__(self, machine: Machine, name: str, timeout: float):
-        self.machine, self.name = machine, name
-        self._log, self._input = f"/tmp/{name}.console", f"/tmp/{name}.in"
-        machine.dom0(f"rm -f {self._log} {self._input}; mkfifo {self._input}; "
-                     f"(setsid script -qfc 'xl console {name}' {self._log} <{self._input} >/dev/null 2>&1 &); "
-                     f"(setsid sleep 100000 >{self._input} &)")
-        self._wait("GUEST-READY", timeout)
+        return self._shell.run(command, timeout, check)
 
     @property
-    def domid(self) -> int:
-        return int(self.machine.dom0(f"xl domid {self.name}"))
+    def shell(self) -> Shell:
+        """dom0's shell, for a command that shall go on while something else happens."""
+        return self._shell
 
-    def _wait(self, text: str, timeout: float) -> None:
-        tries = int(timeout * 5)
-        self.machine.dom0(f"for i in $(seq {tries}); do grep -q '{text}' {self._log} && break; sleep 0.2; done; "
-                          f"grep -q '{text}' {self._log} || {{ tail -c 3000 {self._log}; false; }}", timeout + 30)
+    def put(self, file: Path, path: str) -> None:
+        """Copy a file into dom0."""
+        data = file.read_bytes()
+        self.dom0(f"rm -f {path}")
+        for at in range(0, len(data), 65536):
+            text = base64.b64encode(data[at:at + 65536]).decode()
+            self.dom0(f"echo {text} | base64 -d >>{path}")
+        found = self.dom0(f"sha256sum <{path}").split()[0]
+        assert found == hashlib.sha256(data).hexdigest(), f"{path} did not arrive whole"
 
-    def run(self, command: str, timeout: float = 60, check: bool = True) -> str:
-        """Run a shell command in the guest; what it printed.  CommandFailed unless it exits 0 or check is off."""
-        mark = secrets.token_hex(6)
-        self.machine.dom0(f"cat > {self._input} <<'EOF'\necho {mark[:4]}''{mark[4:]}-begin; {{ {command}\n}} 2>&1; "
-                          f"echo {mark[:4]}''{mark[4:]} $?\nEOF")
-        self._wait(f"^{mark} [0-9]", timeout)
-        text = self.machine.dom0(f"cat {self._log}")
-        output, status = re.findall(rf"{mark}-begin\n(.*?)^{mark} (\d+)", text, re.S | re.M)[-1]
-        if check and int(status):
-            raise CommandFailed(self.name, command, int(status), output)
-        return output.strip("\n")
+    def guest(self, name: str, port: int = 1, **given: object) -> Guest:
+        """Create a guest (arguments: Guest.create) with its console on a port, and wait for its shell."""
+        guest = self.known_guest(name, port)
+        guest.create(**given)                       # type: ignore[arg-type]
+        return guest
 
-    def console(self) -> str:
-        """Everything the guest's console has shown."""
-        return self.machine.dom0(f"cat {self._log}")
-
-    def destroy(self) -> None:
-        self.machine.dom0(f"xl destroy {self.name}")
+    def known_guest(self, name: str, port: int = 1) -> Guest:
+        """A guest that a snapshot holds, by name."""
+        return Guest(self, name, port, self._lines[f"guest{port}"])

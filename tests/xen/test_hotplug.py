@@ -1,0 +1,76 @@
+"""A disk plugged into a running Linux guest, used with its stock blkfront, and taken away again."""
+from __future__ import annotations
+
+import pytest
+
+from tests.xen import workload
+from tests.xen.guest import Guest
+from tests.xen.xenvbd import Xenvbd
+
+
+@pytest.mark.short
+def test_a_pv_guest_uses_a_hot_plugged_disk_and_lets_it_go(pv: Guest, xenvbd: Xenvbd) -> None:
+    image = xenvbd.image("web")
+    assert xenvbd.attach(pv, image, "xvdb") == "pv:xvdb"
+    assert pv.run("cat /sys/block/xvdb/size") == str(64 * 2048)
+
+    pv.run(workload.fio("/dev/xvdb"), 180)
+    pv.run(workload.file_system("/dev/xvdb"), 120)
+    inside = pv.run("sync; sha256sum /dev/xvdb", 60).split()[0]
+    assert xenvbd.checksum(image) == inside
+
+    domid = pv.domid
+    xenvbd.detach(pv, "xvdb")
+    assert pv.run("ls /sys/block") == ""
+    xenvbd.nothing_left(domid, image)
+
+
+@pytest.mark.short
+def test_xl_makes_lists_and_detaches_a_disk(pv: Guest, xenvbd: Xenvbd) -> None:
+    image, domid = xenvbd.image("web"), pv.domid
+    xenvbd.dom0(f"xl block-attach pv vdev=xvdc,backendtype=qdisk,format=raw,target={image}")
+    pv.wait_for("[ -b /dev/xvdc ]")
+    pv.run("dd if=/dev/urandom of=/dev/xvdc bs=64k count=16 2>/dev/null; sync")
+    assert pv.run("sha256sum /dev/xvdc").split()[0] == xenvbd.checksum(image)
+    assert f"/backend/qdisk/{domid}/51744" in xenvbd.dom0("xl block-list pv")
+    xenvbd.dom0("xl block-detach pv xvdc")
+    assert pv.run("ls /sys/block") == ""
+    xenvbd.nothing_left(domid, image)
+
+
+@pytest.mark.short
+def test_xl_lists_and_detaches_a_disk_that_xenvbd_made(pv: Guest, xenvbd: Xenvbd) -> None:
+    image, domid = xenvbd.image("web"), pv.domid
+    xenvbd.attach(pv, image, "xvdb")
+    assert f"/backend/qdisk/{domid}/51728" in xenvbd.dom0("xl block-list pv")
+    xenvbd.dom0("xl block-detach pv xvdb")
+    assert pv.run("ls /sys/block") == ""
+    xenvbd.nothing_left(domid, image)
+
+
+@pytest.mark.short
+def test_a_read_only_disk_is_read_and_not_written(pv: Guest, xenvbd: Xenvbd) -> None:
+    image = xenvbd.image("web", "8M")
+    xenvbd.dom0(f"dd if=/dev/urandom of={image} bs=1M count=8 conv=notrunc 2>/dev/null")
+    before = xenvbd.checksum(image)
+    xenvbd.attach(pv, image, "xvdb", "--ro")
+    assert pv.run("cat /sys/block/xvdb/ro") == "1"
+    assert pv.run("sha256sum /dev/xvdb").split()[0] == before
+    assert "ermi" in pv.run("dd if=/dev/zero of=/dev/xvdb bs=4k count=1", check=False)
+    assert xenvbd.checksum(image) == before
+
+
+@pytest.mark.short
+def test_what_was_answered_before_a_detach_under_load_is_in_the_image(pv: Guest, xenvbd: Xenvbd) -> None:
+    image, domid = xenvbd.image("web"), pv.domid
+    xenvbd.attach(pv, image, "xvdb")
+    pv.shell.start("cd /tmp; (dd if=/dev/zero of=/dev/xvdb bs=64k seek=256 conv=notrunc >/dev/null 2>&1 &); i=0; "
+                   "while printf 'block %08d' $i | dd of=/dev/xvdb bs=4k seek=$i conv=sync,fsync 2>/dev/null; "
+                   "do i=$((i + 1)); echo $i >/dev/hvc0; done; echo last $i")
+    pv.line.until("^12\r?\n", 60, take=False)
+    xenvbd.detach(pv, "xvdb")
+    written = int(pv.shell.finish(60).split("last ")[1])
+    assert written >= 12
+    found = xenvbd.dom0(f"dd if={image} bs=4k count={written} 2>/dev/null | tr -d '\\0'")
+    assert found == "".join(f"block {number:08d}" for number in range(written))
+    xenvbd.nothing_left(domid, image)
