@@ -4,6 +4,7 @@ It is a file on tmpfs, mapped, so that it outlives the worker; without a descrip
 the ring cannot be adopted.
 """
 import errno
+import functools
 import os
 from collections import namedtuple
 
@@ -35,8 +36,9 @@ Pending = namedtuple("Pending", "idx answered rsp_idx request")
 Pending.__doc__ = """A slot in use: its ring index, whether a response stands at rsp_idx, a ring.Request."""
 
 
+@functools.cache
 def boot_id():
-    """The kernel's random name for this boot, as bytes."""
+    """The kernel's random name for this boot, as bytes; read once, for a worker cannot open files."""
     with open(BOOT_ID, "rb") as file:
         return file.read().strip()
 

@@ -6,7 +6,8 @@ It has no xenstore and opens no target: rings, ports and descriptors come from t
 SOCK_SEQPACKET socket (wire.py).  It outlives its manager: the end of the connection is not its end, a later
 manager connects to worker-D.sock in the runtime directory and goes on.  It ends when it is told to, or when
 it has neither a disk nor a manager for a while.  At SIGTERM it hands its rings over: it answers what the storage is
-doing and leaves all else in the journals, for the worker that the manager starts next.
+doing and leaves all else in the journals, for the worker that the manager starts next.  It is locked down (sandbox)
+before it hears of any disk.
 
     manager to worker   {"call": N, "verb": connect | disconnect | resume | list | ping | stop, ...} and
     descriptors worker to manager   {"reply": N, "result": {...}} or {"reply": N, "error": {...}}
@@ -31,11 +32,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xenvbd import __version__, disk, hv
+from xenvbd import __version__, disk, hv, sandbox
 from xenvbd.dataplane import DataPlane, PlaneEvent, Settings
 from xenvbd.errors import Error, to_json
 from xenvbd.features import Agreement
 from xenvbd.hv.ops import Hypervisor
+from xenvbd.journal import boot_id
 from xenvbd.loop import Loop, Timer
 from xenvbd.runtime import Runtime
 from xenvbd.target import parse as parse_target
@@ -299,28 +301,34 @@ def listen(path: str) -> socket.socket:
     return sock
 
 
+def confine(spec: str, domid: int) -> None:
+    """Lock this process down; from here on it opens nothing, but what joining the machine again and again takes."""
+    if os.environ.get("XENVBD_SANDBOX") == "off":
+        log.warning("worker %d: not confined, for XENVBD_SANDBOX=off", domid)
+        return
+    boot_id()                                           # now: later it cannot be read
+    confinement = sandbox.lock_down(hv.places(spec))
+    log.log(logging.WARNING if confinement.missing else logging.INFO, "worker %d: confined: %s", domid, confinement)
+
+
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; the exit status."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     domid = int(options["--domid"])
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    path = Runtime(options["--runtime"]).worker(domid)
     loop = Loop()
     hypervisor = hv.open(options["--hypervisor"], int(options["--backend-domid"]))
-    listener = listen(path)
-    inode = os.stat(path).st_ino
+    listener = listen(Runtime(options["--runtime"]).worker(domid))
     worker = Worker(loop, hypervisor, domid, listener, float(options["--idle"]))
     if "--fd" in options:
         worker.adopt(socket.socket(fileno=int(options["--fd"])))
     signal.signal(signal.SIGTERM, lambda number, frame: loop.soon(worker.leave))
     with contextlib.suppress(OSError):
         set_title(f"xenvbd-worker {domid}")
+    confine(hypervisor.spec, domid)
     gc.collect()
     gc.freeze()
     loop.run()
-    with contextlib.suppress(FileNotFoundError):
-        if os.stat(path).st_ino == inode:       # else a later worker of the domain has its own there
-            os.unlink(path)
     return 0
 
 

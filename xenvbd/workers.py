@@ -194,11 +194,13 @@ class Workers:
         return len(self.by_domid) + len(self._leaving)
 
     def find(self, domid: int) -> Worker | None:
-        """The worker that an earlier manager left for this domain, if it lives."""
+        """The worker that an earlier manager left for this domain, if it lives; if not, its socket is removed, which it
+        could not do itself."""
         path = self.runtime.worker(domid)
         try:
             sock = _connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
+            _unlink(path)
             return None
         pid, _ = peer(sock)
         log.info("worker %d (process %d) found", domid, pid)

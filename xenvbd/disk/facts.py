@@ -95,19 +95,23 @@ def _file_system_block(status: os.stat_result) -> int:
 
 
 def _device_discard(rdev: int, physical: int) -> tuple[bool, int, int]:
-    """From sysfs; a process that sees no sysfs (a sandboxed worker) finds out when a discard fails."""
+    """From sysfs; a process that may not read it (a sandboxed worker) finds out when a discard fails."""
     device = Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
-    if not device.is_dir():
-        return True, physical, 0
     queue = device / "queue" if (device / "queue").is_dir() else device.resolve().parent / "queue"
-    granularity = _number(queue / "discard_granularity")
-    # Holes are punched, for they must read as zeros: that takes a device that can write zeros by itself.
-    can = granularity > 0 and _number(queue / "write_zeroes_max_bytes") > 0
-    return can, max(granularity, physical), _number(device / "discard_alignment")
+    try:
+        granularity = _number(queue / "discard_granularity")
+        # Holes are punched, for they must read as zeros: that takes a device that can write zeros by itself.
+        can = granularity > 0 and _number(queue / "write_zeroes_max_bytes") > 0
+        return can, max(granularity, physical), _number(device / "discard_alignment")
+    except OSError:
+        return True, physical, 0
 
 
 def _number(file: Path) -> int:
+    """0 where a device does not have it.  Raises OSError where nothing can be read."""
     try:
         return int(file.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError) as error:
+        if not file.parent.is_dir():
+            raise OSError(errno.ENOENT, "no sysfs") from error
         return 0

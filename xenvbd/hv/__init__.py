@@ -23,3 +23,12 @@ def open(spec: str, domid: int | None = None) -> Hypervisor:
         raise HypervisorError(errno.EINVAL, f'"{spec}" is no machine: "xen", or "sim:" and a directory')
     from xenvbd.hv import sim
     return sim.join(directory, domid or 0)
+
+
+def places(spec: str) -> list[tuple[str, str]]:
+    """Paths that a process which joined the machine goes on opening, for a sandbox: "rw", or "rwm" if it makes and
+    removes files there."""
+    if spec == "xen":
+        from xenvbd.hv import host
+        return [(path, "rw") for path in host.DEVICES]
+    return [(spec.partition(":")[2], "rwm")]

@@ -1,0 +1,51 @@
+"""The system calls of a locked down worker, and the arguments that some of them may have."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+Rule = tuple[str, tuple[tuple[int, int, int], ...]]
+
+PLAIN = (
+    # files: what came as a descriptor, and what Landlock lets it open (on Xen two device nodes)
+    "openat", "close", "read", "write", "pread64", "preadv", "preadv2", "pwritev", "pwritev2", "lseek", "fcntl",
+    "newfstatat", "fstat", "statx", "fstatfs", "ftruncate", "fallocate", "fdatasync",
+    # memory
+    "munmap", "mremap", "madvise", "brk",
+    # threads
+    "futex", "set_robust_list", "rseq", "sched_yield", "sched_getaffinity", "gettid", "getpid", "exit", "exit_group",
+    "rt_sigprocmask", "rt_sigaction", "rt_sigreturn", "sigaltstack", "restart_syscall", "clock_nanosleep",
+    # waiting
+    "epoll_wait", "epoll_pwait", "epoll_ctl", "poll", "ppoll", "eventfd2",
+    # the manager's connection
+    "accept4", "recvmsg", "sendmsg", "getsockname", "getsockopt",
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "getrandom")
+
+# Those that only a machine of files needs: FIFOs are its event channels.
+MAKING = ("mknodat", "unlinkat")
+
+# Seen from here the kernel is older: glibc does without, or with something that can be looked into.
+ABSENT = ("clone3",)
+
+PROT_EXEC = 4
+CLONE_THREAD = 0x10000
+CLONE_NAMESPACES = 0x7E020000
+PR_SET_NAME = 15
+FIONBIO, TCGETS = 0x5421, 0x5401
+BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
+REQUEST, KIND = 0xFFFFFFFF, 0xFF00
+
+
+def rules(making: bool) -> Iterator[Rule]:
+    """Everything that is allowed; making: also files in a directory."""
+    for name in PLAIN + (MAKING if making else ()):
+        yield name, ()
+    for name in "mmap", "mprotect":             # no code is made
+        yield name, ((2, PROT_EXEC, 0),)
+    yield "clone", ((0, CLONE_THREAD | CLONE_NAMESPACES, CLONE_THREAD),)
+    yield "tgkill", ((0, REQUEST, os.getpid()),)        # abort()
+    yield "prctl", ((0, REQUEST, PR_SET_NAME),)
+    for request in FIONBIO, TCGETS, BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64:
+        yield "ioctl", ((1, REQUEST, request),)
+    for kind in b"EG":                          # xen/evtchn.h, xen/gntdev.h; no other device can be opened
+        yield "ioctl", ((1, KIND, kind << 8),)
