@@ -51,8 +51,9 @@ def succession(serve, guests, machine, disk, file):
 
 @pytest.mark.parametrize("index", [0, (1 << 32) - 3])
 @pytest.mark.parametrize("abi", ["native", "x86_32-abi"])
-def test_a_ring_goes_from_plane_to_plane_and_data_with_it(succession, abi, index) -> None:
-    ring = succession(abi=abi, index=index)
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_ring_goes_from_plane_to_plane_and_data_with_it(succession, persistent, abi, index) -> None:
+    ring = succession(persistent=persistent, abi=abi, index=index)
     guest = ring.served.guest
     for turn in range(6):
         assert guest.write(8 * turn, b"%04096d" % turn) == OKAY
