@@ -206,6 +206,16 @@ def restart_the_manager(guest: Guest) -> None:
     assert DISK in run("xenvbd", "list")
 
 
+def replace_all(guest: Guest) -> None:
+    say("moved on to the installed version: another worker, the guest goes on")
+    run("xenvbd", "restart", "--all")
+    within(lambda: len(pids("xenvbd-worker")) == 1, "the old worker has gone")
+    assert pids("xenvbd-worker") != guest.worker
+    guest.worker = pids("xenvbd-worker")
+    guest.is_served()
+    run("service", "xenvbd", "status")
+
+
 def removal_is_refused(guest: Guest) -> None:
     say("removal while the disk is served: refused, with the disk's name")
     before = manager()
@@ -242,6 +252,7 @@ def main() -> None:
     guest = Guest()
     guest.is_served()
     upgrade(guest)
+    replace_all(guest)
     restart_the_manager(guest)
     removal_is_refused(guest)
     guest.finish()
