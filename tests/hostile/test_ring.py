@@ -168,3 +168,14 @@ def test_K15_the_wrong_abi_gets_garbage_back_and_does_no_harm(machine, serve, sp
     guest.push()
     until(lambda: any(served.plane.statistics()[0][8:]))
     assert served.plane.stop(timeout=5)
+
+
+def test_X11_the_same_page_twice_in_a_ring_harms_nobody_else(machine, guests) -> None:
+    guest = guests(order=1)
+    agreement = Agreement(guest.domid, 51712, "native", (Ring(guest.ring_pages.refs[:1] * 2, guest.port),))
+    plane = DataPlane(machine.join(0), MemoryDisk("mem:4M", 4 << 20))
+    plane.start(agreement)
+    guest.submit(*reads(guest, 8))
+    until(lambda: any(plane.statistics()[0][8:]))
+    assert plane.stop(timeout=5)
+    plane.destroy()
