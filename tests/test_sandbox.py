@@ -121,6 +121,7 @@ ALLOWED = {
     "start a thread": "t = threading.Thread(target=time.sleep, args=(0,)); t.start(); t.join()",
     "map memory": "return mmap.mmap(-1, 1 << 22)",
     "wait": "time.sleep(0.001)",
+    "ask the kernel for the time": "return time.clock_gettime(time.CLOCK_PROCESS_CPUTIME_ID)",      # never in the vDSO
 }
 
 
