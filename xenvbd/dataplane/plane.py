@@ -173,6 +173,10 @@ class DataPlane:
         """Each queue's struct xenvbd_stats (stats.h) as it is now."""
         return [queue.statistics() for queue in self._queues]
 
+    def poll_windows(self) -> list[int]:
+        """How long each queue looks for requests before it sleeps, as things are: nanoseconds."""
+        return [queue.poll_window for queue in self._queues]
+
     def destroy(self) -> None:
         """Stop, and give everything back; the disk stays open.  Doing it again does nothing."""
         if self._state != "destroyed":

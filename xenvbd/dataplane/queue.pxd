@@ -100,7 +100,7 @@ cdef class Queue:
     cdef uint64_t nap_until         # ns: do not look at the ring before
     cdef uint64_t retry_at          # ns: when to try again what is held
     cdef uint64_t poll_ns           # at most so long are requests looked for before sleeping; 0: not at all
-    cdef uint64_t poll_window       # how long it pays just now
+    cdef readonly uint64_t poll_window      # how long it pays just now
     cdef uint32_t poll_rests        # sleeps until it is tried again
     cdef int64_t idle_ns            # after so long without a request the buffers' memory goes back to the kernel
 

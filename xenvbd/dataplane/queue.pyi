@@ -14,6 +14,7 @@ class Queue:
     number: int
     control: int
     entries: int
+    poll_window: int
     def __init__(self, number: int, hypervisor: Hypervisor, disk: Disk, device: Device, agreement: Agreement,
                  settings: Settings, image: tuple[int, int], journal_fd: int | None, stats_fd: int | None,
                  events_fd: int, adopt: bool = ...) -> None: ...
