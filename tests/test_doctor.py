@@ -1,5 +1,6 @@
 """What doctor says of hosts of several kinds: /proc, /sys and /dev are directories of the test's own."""
 import datetime
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -103,6 +104,20 @@ def test_what_is_wrong_is_found(host: Host, change: Change, words: str, status: 
 def test_what_is_worth_knowing_is_noted(host: Host, change: Change, words: str) -> None:
     change(host)
     assert any(words in finding.found for finding in host.findings() if finding.level == "note"), host.findings()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's workers become another user")
+def test_who_the_workers_are_is_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.sandbox, "USER", "no-such-user")
+    monkeypatch.setattr(doctor.sandbox.user_of, "__defaults__", ("no-such-user",))
+    note = next(finding for finding in host.findings() if finding.check == "workers")
+    assert note.level == "note" and "user 0 (there is no no-such-user)" in note.found and "no-such-user" in note.fix
+    monkeypatch.setattr(doctor.sandbox.user_of, "__defaults__", ("nobody",))
+    note = next(finding for finding in host.findings() if finding.check == "workers")
+    assert note.level == "note" and "nobody may not use" in note.found
+    for name in doctor.DEVICES:
+        (host.root / "dev/xen" / name).chmod(0o606)
+    assert Finding("ok", "workers", "workers run as user nobody") in host.findings()
 
 
 def test_io_uring_that_is_forbidden_is_named_with_its_sysctl(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

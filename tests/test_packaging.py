@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xenvbd import config, errors
+from xenvbd import config, errors, hv, sandbox
 
 TOP = Path(__file__).parents[1]
 SHIPPED = (TOP / "conf/xenvbd.toml").read_text()
@@ -77,3 +77,14 @@ def test_make_deb_installs_all_that_the_package_is_built_with() -> None:
                "dh-sequence-bash-completion": "bash-completion"}
     listed = re.sub(r"#.*", "", (TOP / "scripts/packages.txt").read_text()).split()
     assert {virtual.get(name, name) for name in wanted} <= set(listed)
+
+
+def test_the_workers_user_may_use_what_a_worker_opens() -> None:
+    rule = (TOP / "debian/python3-xenvbd.udev").read_text()
+    kernel = re.search(r'KERNEL=="([^"]*)"', rule)
+    assert kernel and {f"/dev/{name}" for name in kernel[1].split("|")} == {path for path, _ in hv.places("xen")}
+    assert f'GROUP="{sandbox.USER}", MODE="0660"' in rule
+    made = (TOP / "debian/python3-xenvbd.postinst").read_text()
+    assert re.search(rf"adduser .*--system --group .* {sandbox.USER}$", made, re.M)
+    for path, _ in hv.places("xen"):
+        assert path in made

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenvbd import errors, rivals
+from xenvbd import errors, rivals, sandbox
 from xenvbd.config import Config
 from xenvbd.control import Client
 from xenvbd.disk.uring import unavailable
@@ -56,8 +56,8 @@ class Doctor:
     def findings(self) -> list[Finding]:
         """Everything, what matters most first; without Xen only what the simulated machine needs."""
         parts = [self._xen] if self.version is None else [
-            self._xen, self._advisories, self._devices, self._limits, self._store, self._kinds, self._daemon,
-            self._targets]
+            self._xen, self._advisories, self._devices, self._workers, self._limits, self._store, self._kinds,
+            self._daemon, self._targets]
         return [finding for part in [*parts, self._io_uring, self._landlock, self._huge_pages, self._files]
                 for finding in part()]
 
@@ -110,6 +110,17 @@ class Doctor:
                 yield Finding("ok", "devices", f"/dev/xen/{name}")
             else:
                 yield Finding("fail", "devices", f"/dev/xen/{name} is missing", f"modprobe {module}", errors.NO_XEN)
+
+    def _workers(self) -> Iterator[Finding]:
+        nodes = [self.root / "dev/xen" / name for name in DEVICES]
+        if os.geteuid() == 0 and all(node.exists() for node in nodes):
+            entry, words = sandbox.user_of([(str(node), "rw") for node in nodes])
+            if entry is None:
+                yield Finding("note", "workers", f"workers run as {words}, without capabilities",
+                              f"a system user {sandbox.USER} whose group may read and write /dev/xen/gntdev and evtchn "
+                              "(the Debian package makes both)")
+            else:
+                yield Finding("ok", "workers", f"workers run as {words}")
 
     def _limits(self) -> Iterator[Finding]:
         limit = self._text("sys/module/xen_gntdev/parameters/limit")

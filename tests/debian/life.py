@@ -111,6 +111,7 @@ def install_on_a_host_without_xen() -> None:
     run("service", "xenvbd", "status", status=3)
     assert run("xenvbd", "--version").split()[0] == "xenvbd"
     run("xenvbd", "list", status=5)
+    assert run("getent", "passwd", "xenvbd").endswith(":/nonexistent:/usr/sbin/nologin\n")
     assert "without Xen" in run("xenvbd", "serve", status=6)
 
 
@@ -238,6 +239,8 @@ def remove_and_purge(before: set[str]) -> None:
     say("purged: nothing is left")
     run("dpkg", "-P", NAME)
     assert not files() - before, sorted(files() - before)
+    run("getent", "passwd", "xenvbd", status=2)
+    run("getent", "group", "xenvbd", status=2)
     assert not Path("/run/xenvbd").exists()
 
 

@@ -73,22 +73,28 @@ def _limit() -> bool:
     return True
 
 
+def user_of(places: Sequence[Place], user: str = USER) -> tuple[pwd.struct_passwd | None, str]:
+    """Who a worker that root starts becomes, and that in words: nobody else (None) if there is no such user, or the
+    places are not open to it."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return None, f"user 0 (there is no {user})"
+    if closed := [path for path, _ in places if not _may_use(path, entry)]:
+        return None, f"user 0 ({user} may not use {' or '.join(closed)})"
+    return entry, f"user {user}"
+
+
 def _become(user: str, places: Sequence[Place], confinement: Confinement) -> None:
     if os.geteuid() != 0:
         confinement.on.append(f"user {os.geteuid()}")
         return
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        confinement.on.append(f"user 0 (there is no {user})")
-        return
-    if closed := [path for path, _ in places if not _may_use(path, entry)]:
-        confinement.on.append(f"user 0 ({user} may not use {' or '.join(closed)})")
-        return
-    os.setgroups([])
-    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-    confinement.on.append(f"user {user}")
+    entry, words = user_of(places, user)
+    if entry is not None:
+        os.setgroups([])
+        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+    confinement.on.append(words)
 
 
 def _may_use(path: str, entry: pwd.struct_passwd) -> bool:
