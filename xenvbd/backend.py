@@ -402,7 +402,9 @@ class _Inventory:
     def _listed(self, worker: Worker, result: dict[str, Any] | OSError) -> None:
         self._waiting.discard(worker.domid)
         if not isinstance(result, OSError):
-            self._serving.update(result["disks"])
+            disks = result.get("disks")             # of its own guest: it may say what it likes
+            if isinstance(disks, dict):
+                self._serving.update(key for key in disks if Runtime.domid(key) == worker.domid)
             worker.version = str(result.get("version", ""))
         if not self._waiting:
             self._finish()

@@ -22,6 +22,7 @@ from xenvbd.errors import ClaimError, Error
 from xenvbd.wire import close_all
 
 _WORKER = re.compile(r"worker-(\d+)\.sock")
+_KEY = re.compile(r"[a-z0-9]+-(\d{1,5})-\d{1,10}", re.ASCII)
 
 
 class Runtime:
@@ -40,6 +41,12 @@ class Runtime:
     @staticmethod
     def key(kind: str, domid: int, devid: int) -> str:
         return f"{kind}-{domid}-{devid}"
+
+    @staticmethod
+    def domid(key: str) -> int | None:
+        """Whose disk a key names; None if it is no key."""
+        match = _KEY.fullmatch(key)
+        return int(match[1]) if match else None
 
     @property
     def control(self) -> str:

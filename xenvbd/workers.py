@@ -2,6 +2,9 @@
 
 Calls are asynchronous: they are sent at once and their callback gets the reply, or an error when the worker
 dies. A worker's death is noticed through its pidfd, so also if its connection is held open elsewhere.
+
+A guest may have taken its worker over, so a worker's word is not believed: it is cut to what can be logged and shown,
+it comes a few messages at a time, and a worker that breaks the protocol is killed.
 """
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from xenvbd import __version__
 from xenvbd.errors import Error, from_json
 from xenvbd.loop import Loop
 from xenvbd.runtime import Runtime
+from xenvbd.trace import quote
 from xenvbd.wire import PROTOCOL, Message, Wire, close_all, peer
 
 RECONNECT_SECONDS = 0.5
@@ -32,6 +36,8 @@ IDLE_SECONDS = 10.0                 # a worker without a disk and a manager live
 MAX_DEATHS = 5                      # of a domain's worker in a minute; then it is started again less often
 PAUSE_SECONDS = 2.0
 HAND_OVER_SECONDS = 5.0             # for a worker that is replaced; a disk whose storage hangs must not keep the others
+MESSAGES_A_TURN = 64                # of one worker, before the others have theirs
+MAX_TEXT = 500                      # characters of anything that a worker says
 COMMAND = (sys.executable, "-P", "-m", "xenvbd.worker")
 
 log = logging.getLogger("xenvbd.workers")
@@ -110,7 +116,9 @@ class Worker:
 
     def _readable(self) -> None:
         try:
-            while self._wire is not None and (message := self._wire.receive()):
+            for _ in range(MESSAGES_A_TURN):
+                if self._wire is None or (message := self._wire.receive()) is None:
+                    break
                 self._dispatch(message)
         except EOFError as exc:
             self._lost(exc)
@@ -128,12 +136,13 @@ class Worker:
 
     def _dispatch(self, message: Message) -> None:
         message.close()                     # a worker has no descriptor to give
-        body = message.body
+        body = _told(message.body)
+        number = body.get("reply")
         if "event" in body:
             self.on_event(body)
-        elif (done := self._calls.pop(body.get("reply", 0), None)) is not None:
-            error = body.get("error")
-            done(from_json(error) if isinstance(error, dict) else dict(body.get("result") or {}))
+        elif isinstance(number, int) and number in self._calls:
+            result = _result(body)
+            self._calls.pop(number)(result)
 
     def _lost(self, exc: Exception) -> None:
         """The connection is gone; mostly the process too, which the pidfd tells.  Else find it again."""
@@ -195,21 +204,31 @@ class Workers:
 
     def find(self, domid: int) -> Worker | None:
         """The worker that an earlier manager left for this domain, if it lives; if not, its socket is removed, which it
-        could not do itself."""
+        could not do itself.  Error (EAGAIN): it takes no connections."""
         path = self.runtime.worker(domid)
         try:
             sock = _connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
             _unlink(path)
             return None
+        except BlockingIOError:             # earlier managers have filled its backlog
+            raise Error(errno.EAGAIN, f"the worker of domain {domid} takes no connections: kill it, and another takes "
+                        "its disks over", path=path) from None
         pid, _ = peer(sock)
         log.info("worker %d (process %d) found", domid, pid)
         return self._keep(Worker(self.loop, domid, pid, path, sock))
 
     def find_all(self) -> list[Worker]:
-        """Every worker that an earlier manager left."""
-        found = (self.find(domid) for domid in self.runtime.workers() if domid not in self.by_domid)
-        return [worker for worker in found if worker is not None]
+        """Every worker that an earlier manager left, but for those that take no connections."""
+        found = []
+        for domid in self.runtime.workers():
+            try:
+                worker = None if domid in self.by_domid else self.find(domid)
+            except Error as exc:
+                log.error("%s", exc)
+                continue
+            found += [worker] if worker is not None else []
+        return found
 
     def dismiss(self, domid: int) -> None:
         """Let a domain's worker end: to be called when its last disk has gone.  The next disk gets a new one."""
@@ -281,6 +300,29 @@ class Workers:
             _unlink(self.runtime.worker(worker.domid))
         self._leaving.discard(worker)
         self.on_exit(worker)
+
+
+def _told(value: Any, depth: int = 3) -> Any:
+    """What a worker said, as far as it is numbers, texts that a log or a terminal can be given, and lists and
+    objects of those, a few deep."""
+    if isinstance(value, str):
+        return value if value.isprintable() and len(value) <= MAX_TEXT else quote(value, MAX_TEXT)
+    if isinstance(value, dict) and depth:
+        return {_told(name): _told(each, depth - 1) for name, each in value.items()}
+    if isinstance(value, list) and depth:
+        return [_told(each, depth - 1) for each in value]
+    return value if isinstance(value, int | float) else None
+
+
+def _result(body: dict[str, Any]) -> Result:
+    """What a reply says; OSError if it says nothing that could be one."""
+    error, result = body.get("error"), body.get("result") or {}
+    if isinstance(error, dict):
+        number = error.get("errno")
+        return from_json(error | {"errno": number if isinstance(number, int) and 0 < number < 4096 else errno.EIO})
+    if not isinstance(result, dict):
+        raise Error(errno.EPROTO, "a reply that is neither a result nor an error")
+    return result
 
 
 def _reap(pid: int) -> int | None:

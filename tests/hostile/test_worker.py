@@ -1,0 +1,176 @@
+"""Hostile cases W: a worker that a guest has taken over, against the manager, which is root.
+
+It can say what it likes over its socket and write what it likes into the files it holds.  The manager is not stopped by
+it, not made to grow, and not made to log without end; the worker is killed when it breaks the protocol."""
+import array
+import json
+import os
+import socket
+import struct
+import subprocess
+
+import pytest
+
+from xenvbd import journal, stats
+from xenvbd.backend import _Inventory
+from xenvbd.loop import Loop
+from xenvbd.runtime import Runtime
+from xenvbd.workers import MAX_TEXT, MESSAGES_A_TURN, Worker, Workers
+
+
+class Taken:
+    """The manager's end of a worker, and the other end, which the test has taken over."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        ours, self.sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.process = subprocess.Popen(["sleep", "60"])
+        self.worker = Worker(self.loop, 7, self.process.pid, "/nonexistent", ours, self.process)
+        self.events, self.exits = [], []
+        self.worker.on_event = self.events.append
+        self.worker.on_exit = self.exits.append
+
+    def say(self, body: object) -> None:
+        self.sock.send(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    def until(self, condition) -> None:
+        for _ in range(2000):
+            if condition():
+                return
+            self.loop.run_once(0.01)
+        raise AssertionError("it did not happen")
+
+    def close(self) -> None:
+        self.sock.close()
+        self.process.kill()
+        self.until(lambda: self.exits)
+        self.loop.close()
+
+
+@pytest.fixture
+def taken():
+    before = len(os.listdir("/proc/self/fd"))
+    made = Taken()
+    yield made
+    failures = made.loop.failures
+    made.close()
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+    assert failures == 0, "a callback failed: each is a traceback in the log"
+
+
+@pytest.mark.parametrize("body", [
+    b"{", b"\xff", b"[]", b"1", b"null", b'"x"', b"[" * 60000, b"x" * 65536, b"x" * 70000,
+    {"reply": 1, "result": 5}, {"reply": 1, "result": "text"}], ids=lambda body: repr(body)[:30])
+def test_W1_what_is_no_message_ends_the_worker_and_nothing_else(taken, body) -> None:
+    answers = []
+    taken.worker.call("list", answers.append)
+    taken.say(body)
+    taken.until(lambda: taken.exits)
+    assert len(answers) == 1 and isinstance(answers[0], OSError)
+
+
+@pytest.mark.parametrize("error", [
+    {}, {"errno": "x"}, {"errno": [1]}, {"errno": 1e400}, {"errno": 10 ** 30}, {"errno": -5},
+    {"class": [], "message": 5},
+    {"message": "\x1b]0;title\x07\n" * 5000, "disk": 9, "path": {}}], ids=lambda body: repr(body)[:30])
+def test_W1_an_error_of_any_shape_is_an_error_that_can_be_shown(taken, error) -> None:
+    answers = []
+    taken.worker.call("list", answers.append)
+    taken.say({"reply": 1, "error": error})
+    taken.until(lambda: answers)
+    assert str(answers[0]).isprintable() and len(str(answers[0])) < 5 * MAX_TEXT and 0 < answers[0].errno < 4096
+
+
+@pytest.mark.parametrize("body", [
+    {"reply": 99}, {"reply": "1"}, {"reply": None}, {"reply": []}, {"reply": {}}, {"reply": 2.5}, {},
+    {"event": []}, {"event": {}, "disk": []}, {"event": "x", "disk": 7},
+    {"event": "stopped", "disk": "vbd-1-51712", "detail": "\x1b[31m" * 1000}], ids=lambda body: repr(body)[:30])
+def test_W2_messages_about_nothing_are_ignored(taken, body) -> None:
+    for _ in range(10):
+        taken.say(body)
+    answers = []
+    taken.worker.call("list", answers.append)
+    taken.say({"reply": 1, "result": {"disks": {}}})
+    taken.until(lambda: answers)
+    assert answers == [{"disks": {}}]
+    for event in taken.events:
+        assert all(str(value).isprintable() and len(str(value)) < 5 * MAX_TEXT for value in event.values())
+
+
+def test_W3_messages_without_end_leave_the_others_their_turn(taken) -> None:
+    taken.sock.setblocking(False)
+    sent = 0
+    try:
+        while True:
+            taken.say({"event": "io-error", "disk": "vbd-7-51712"})
+            sent += 1
+    except BlockingIOError:
+        assert sent > 2 * MESSAGES_A_TURN, "enough for more than one turn"
+    turns = []
+    while len(taken.events) < sent:
+        before = len(taken.events)
+        taken.loop.run_once(1)
+        turns.append(len(taken.events) - before)
+    assert max(turns) <= MESSAGES_A_TURN
+
+
+def test_W4_descriptors_that_nobody_asked_for_are_closed(taken) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    fds = array.array("i", [os.open("/dev/null", os.O_RDONLY) for _ in range(16)])
+    for _ in range(20):
+        taken.sock.sendmsg([b'{"event":"x"}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+    for fd in fds:
+        os.close(fd)
+    taken.until(lambda: len(taken.events) == 20)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_W5_counters_cut_short_or_scribbled_on_are_numbers_all_the_same(tmp_path) -> None:
+    path = tmp_path / "counters"
+    for content in b"", b"x", struct.pack("=Q", stats.MAGIC), os.urandom(stats.SIZE), b"\xff" * (stats.SIZE + 9), \
+            struct.pack("=Q", stats.MAGIC) + b"\xff" * (stats.SIZE - 8):
+        path.write_bytes(content)
+        shown = (stats.Snapshot.zero() + stats.Snapshot.of_files([str(path)])).to_json()
+        assert json.loads(json.dumps(shown)) == shown
+
+
+def test_W6_a_journal_cut_short_or_scribbled_on_is_no_news_to_the_manager(tmp_path) -> None:
+    path = tmp_path / "journal"
+    for content in b"", b"x" * 100, os.urandom(4096), b"XVBDJRNL" + b"\xff" * 9000:
+        path.write_bytes(content)
+        assert journal.is_failed(str(path)) in (False, True)
+    assert not journal.is_failed(str(tmp_path / "none"))
+
+
+def test_W7_a_worker_that_accepts_nobody_does_not_keep_managers_from_starting(tmp_path, caplog) -> None:
+    """Each manager that comes leaves a connection in the backlog of its socket, which is full at last."""
+    runtime = Runtime(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(runtime.worker(7))
+        listener.listen(0)
+        for _ in range(8):
+            loop = Loop()
+            workers = Workers(loop, runtime, "sim:none", 0)
+            workers.find_all()
+            workers.close()
+            loop.close()
+        assert os.path.exists(runtime.worker(7)), "it lives, so it is not forgotten"
+    assert "takes no connections" in caplog.text
+
+
+@pytest.mark.parametrize("said", [
+    dict.fromkeys(["qdisk-7-51712", "x", "", "a-b-c", "qdisk-9-1-2", "-9-", "../-9-1", "qdisk-99999999-1"], "running"),
+    [], [["qdisk-9-1"]], 5, None, "qdisk-9-51712"], ids=lambda said: repr(said)[:30])
+def test_W8_a_worker_speaks_for_the_disks_of_its_own_guest_alone(said) -> None:
+    """What it says of others does not keep a later manager from having those taken over, nor from being ready."""
+    class Liar:
+        domid, version = 9, ""
+
+        def call(self, verb, done):
+            loop.soon(lambda: done({"disks": said, "version": 1}))
+
+    loop, heard = Loop(), []
+    _Inventory([Liar()], lambda serving, silent: heard.append((serving, silent)), loop)
+    loop.run_once(0.1)
+    assert heard == [(set(), set())] and loop.failures == 0
+    loop.close()
