@@ -137,6 +137,25 @@ def test_G11_a_copy_that_lies_shows_nobody_elses_data(case, machine, victim) -> 
     assert b"SECRET" not in hostile.on_disk()
 
 
+# grant_table.h: what a copy of a transitive, sub-page or version 2 grant, or of a page that is paged out, may come to.
+GNTST = range(-13, 0)
+
+
+@pytest.mark.parametrize("status", [*GNTST, 1, -32768, 32767])
+@pytest.mark.parametrize("operation", [READ, WRITE])
+def test_G8_a_grant_of_another_kind_is_copied_exactly_or_the_request_fails(case, machine, operation, status) -> None:
+    """Any status but 0 is a failure, whichever it is."""
+    hostile = case()
+    guest = hostile.guest
+    pages = guest.pages(3)
+    machine.inject("copy", 1, status, domid=0)
+    assert guest.do(guest.request(operation, 0, pages.segments())) == [ERROR]
+    machine.clear_faults()
+    assert hostile.on_disk() == hostile.image
+    assert guest.do(guest.request(READ, 0, pages.segments())) == [OKAY]
+    assert bytes(pages.bytes) == hostile.image[:3 * PAGE]
+
+
 @pytest.mark.parametrize("kind", ["nothing", "another domain's", "read-only"])
 def test_G12_a_ring_reference_that_is_no_ring_of_ours_is_refused(machine, guests, kind: str) -> None:
     guest = guests()

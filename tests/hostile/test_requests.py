@@ -5,6 +5,10 @@ import time
 import pytest
 
 from tests.support.guest import BARRIER, DISCARD, EOPNOTSUPP, ERROR, FLUSH, OKAY, PAGE, READ, RESERVED, WRITE
+from xenvbd.features import read_agreement
+from xenvbd.properties import Properties
+from xenvbd.target import parse
+from xenvbd.vdev import parse as parse_vdev
 
 CAPACITY = (4 << 20) // 512
 
@@ -123,6 +127,36 @@ def test_Q21_D9_I11_what_was_not_advertised_is_not_supported(case) -> None:
     assert guest.do(guest.request(BARRIER, 0, segments), guest.request(DISCARD, 0, nr_sectors=8),
                     guest.indirect(READ, 0, segments)) == [EOPNOTSUPP] * 3
     assert hostile.on_disk() == hostile.image
+
+
+@pytest.mark.parametrize("vdev", ["hdc", "sdb", "xvdq", "d4p1"])
+def test_Q24_a_cdrom_is_read_only_whatever_its_name_and_whatever_the_guest_says_it_is(case, vdev: str) -> None:
+    """device-type is the toolstack's; the frontend's own node of that name is not read."""
+    properties = Properties(domid=3, vdev=parse_vdev(vdev), target=parse("/srv/a.iso"), device_type="cdrom", mode="w")
+    assert properties.read_only
+    asked = []
+    read_agreement(lambda name: asked.append(name) or {"ring-ref": b"8", "event-channel": b"9"}.get(name), properties)
+    assert "device-type" not in asked and "virtual-device" not in asked and "mode" not in asked
+    hostile = case(read_only=properties.read_only)
+    refused(hostile, ERROR, WRITE)
+    for packet in range(4, 256, 50):            # no packet command of a drive
+        refused(hostile, ERROR if packet == 6 else EOPNOTSUPP, packet, 0, ((1, 0, 7),))
+
+
+def test_Q25_one_id_for_all_requests_in_flight(case) -> None:
+    """Ids are the guest's own affair: as many answers come as there were requests."""
+    guest = case().guest
+    segments = guest.pages(1).segments()
+    for i in range(32):
+        guest.ring.put(guest.request(READ, 8 * i, segments, id=7))
+    guest.push()
+    answers = []
+    while len(answers) < 32:
+        while guest.ring.pending():
+            answers.append(guest.ring.take())
+        if len(answers) < 32 and not guest.ring.final_check():
+            guest.wait()
+    assert answers == [(7, READ, OKAY)] * 32
 
 
 def test_Q23_a_flood_of_bad_requests_is_looked_at_a_thousand_times_a_second(case) -> None:
