@@ -12,10 +12,11 @@ MAX_FILE = 450
 MAX_TEST_FILE = 700
 MAX_FUNCTION = 60
 
-# Everything that git would take, built files and the licence's text aside.
+# Everything that git would take, built files, the licence's text and what fuzzing found aside.
 LISTED = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=TOP,
                         capture_output=True, text=True, check=False).stdout.splitlines()
-FILES = [TOP / name for name in LISTED if (TOP / name).is_file() and name != "LICENSE"]
+FILES = [TOP / name for name in LISTED
+         if (TOP / name).is_file() and name != "LICENSE" and not name.startswith("tests/fuzz/corpus/")]
 if not FILES:                               # an unpacked archive: there is no git
     FILES = [p for top in ("xenvbd", "include", "tests", "docs", "scripts") for p in (TOP / top).rglob("*.*")
              if p.is_file() and p.suffix not in (".so", ".pyc")]

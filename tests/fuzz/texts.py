@@ -1,14 +1,16 @@
-"""Fuzz targets in Python: what a guest or a client of the control socket can have parsed.
+"""Fuzz targets in Python: what a guest, a client of the control socket or a dead worker can have parsed.
 
 Each takes bytes.  An OSError is a refusal, as it should be; anything else that is raised is a finding, and so is a
 result that breaks the property stated.  They are run by fuzz (with atheris), and by tests/test_fuzz.py (hypothesis).
 """
 from __future__ import annotations
 
+import functools
 import json
+import os
 from types import SimpleNamespace
 
-from xenvbd import features, target, units, vdev, wire, xenbus
+from xenvbd import features, journal, target, units, vdev, wire, xenbus
 from xenvbd.control import _request
 from xenvbd.errors import PropertyError, StoreError
 from xenvbd.properties import DiskFacts, Properties, validate
@@ -128,7 +130,38 @@ def message(data: bytes) -> None:
     assert isinstance(wire._parse(data, 0), dict)
 
 
-TARGETS = {target.__name__: target for target in (frontend, backend, words, control, message)}
+ENTRIES, SLOTS, SLOT = 32, 4096, 128         # of the journal; see include/xenvbd/journal.h
+IDENTITY = journal.Identity(domid=7, devid=51712, queue=0, evtchn=9, abi=2, ring_refs=(100,), image_dev=1, image_ino=2)
+
+
+@functools.cache
+def file_of_a_journal() -> int:
+    """A file whose bytes the inputs change."""
+    return os.memfd_create("journal")
+
+
+def damaged(data: bytes) -> None:
+    """A journal as a dead worker may have left it: refused, or put in order, and what is left agrees with its indices.
+
+    The input: the file's length in units of 32 bytes, then changes to a good one: where (2 bytes), how many, bytes."""
+    fd = file_of_a_journal()
+    journal.Journal.create(fd, IDENTITY, ENTRIES, index=5)
+    at = 1
+    while at + 3 <= len(data):
+        where, length = int.from_bytes(data[at:at + 2], "little") % (SLOTS + ENTRIES * SLOT), data[at + 2]
+        os.pwrite(fd, data[at + 3:at + 3 + length], where)
+        at += 3 + length
+    if data and data[0]:
+        os.ftruncate(fd, data[0] * 32)
+    version, writer = journal.version_of(fd)
+    assert (version, writer) == (0, "") or journal.Journal.begun(fd)
+    assert journal.is_failed(f"/proc/self/fd/{fd}") in (False, True)
+    found = journal.Journal.open(fd, IDENTITY, ENTRIES)
+    left = found.reconcile()
+    assert left == (found.req_cons - found.rsp_prod) % (1 << 32) == len(found.pending()) == found.reconcile()
+
+
+TARGETS = {target.__name__: target for target in (frontend, backend, words, control, message, damaged)}
 
 
 def run(name: str, data: bytes) -> None:
