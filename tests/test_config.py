@@ -149,7 +149,7 @@ RULES = st.builds(DiskRule, WORD, st.fixed_dictionaries({}, optional=OPTIONS).ma
 CONFIGS = st.builds(
     Config, hypervisor=WORD, kinds=st.lists(WORD, min_size=1, max_size=3).map(tuple), runtime_dir=PATHS,
     socket=st.none() | PATHS, open_timeout=st.integers(1, 10**12).map(lambda n: n / 10**9),
-    allow=st.lists(PATHS, max_size=3).map(tuple),
+    spare_worker=st.booleans(), allow=st.lists(PATHS, max_size=3).map(tuple),
     log_level=st.sampled_from(["debug", "info", "warning", "error"]), trace=st.lists(WORD, max_size=3).map(tuple),
     options=st.builds(DiskOptions, **OPTIONS), disks=st.lists(RULES, max_size=3).map(tuple))
 

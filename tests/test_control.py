@@ -155,6 +155,20 @@ def test_more_clients_than_allowed_are_refused_by_name_and_room_is_made_by_leavi
     assert Client(daemon.path).call("echo") == {}
 
 
+def test_a_client_that_is_refused_and_gone_already_is_no_failure(daemon):
+    clients = [raw(daemon) for _ in range(MAX_CLIENTS)]
+    wait(lambda: len(daemon.server.clients) == MAX_CLIENTS)
+    going = threading.Event()
+    daemon.loop.soon(going.wait)            # so that it has gone before it is accepted
+    raw(daemon).close()
+    going.set()
+    with raw(daemon) as extra:
+        assert read_line(extra)["error"]["errno"] == errno.EBUSY
+    assert daemon.loop.failures == 0
+    for client in clients:
+        client.close()
+
+
 def test_an_idle_client_is_closed_and_one_that_waits_for_its_reply_is_not(tmp_path):
     daemon = Daemon(str(tmp_path / "control.sock"), idle=0.2)
     with raw(daemon) as idle, raw(daemon) as slow, raw(daemon) as waiting:

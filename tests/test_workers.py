@@ -1,4 +1,5 @@
 """The manager's side of a worker, against a small worker of the test's own: calls, death, being found again."""
+import contextlib
 import errno
 import os
 import signal
@@ -13,13 +14,18 @@ from xenvbd.workers import MAX_DEATHS, Workers
 
 # A worker that knows three verbs and, like the real one, can be found again by its socket.
 FAKE = r"""
-import contextlib, os, select, socket, sys
+import contextlib, json, os, select, socket, sys
 from xenvbd.wire import Wire
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+manager = socket.socket(fileno=int(options["--fd"]))
+told = {} if "--domid" in options else manager.recv(100)
+if told == b"":
+    sys.exit(0)
+domid = options.get("--domid") or json.loads(told)["domid"]
 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-listener.bind(f"{options['--runtime']}/worker-{options['--domid']}.sock")
+listener.bind(f"{options['--runtime']}/worker-{domid}.sock")
 listener.listen(4)
-wire = Wire(socket.socket(fileno=int(options["--fd"])))
+wire = Wire(manager)
 while True:
     ready, _, _ = select.select([listener, *([wire] if wire else [])], [], [])
     if listener in ready:
@@ -47,9 +53,10 @@ while True:
 class Manager:
     """A loop with the workers of a runtime directory."""
 
-    def __init__(self, path, script):
+    def __init__(self, path, script, spare=False):
         self.loop = Loop()
-        self.workers = Workers(self.loop, Runtime(path), "sim:none", 0, (sys.executable, "-P", str(script)))
+        self.workers = Workers(self.loop, Runtime(path), "sim:none", 0, (sys.executable, "-P", str(script)),
+                               spare=spare)
         self.exits, self.events = [], []
         self.workers.on_exit = lambda worker: self.exits.append(worker.domid)
         self.workers.on_event = lambda domid, event: self.events.append((domid, event["event"]))
@@ -78,16 +85,37 @@ def script(tmp_path):
     return tmp_path / "fake.py"
 
 
-@pytest.fixture
-def manager(tmp_path, script):
+@contextlib.contextmanager
+def managing(tmp_path, script, **options):
     before = set(os.listdir("/proc/self/fd"))
-    manager = Manager(tmp_path, script)
+    manager = Manager(tmp_path, script, **options)
     yield manager
     for worker in list(manager.workers.by_domid.values()):
         os.kill(worker.pid, signal.SIGKILL)
     manager.until(lambda: not manager.workers.by_domid)
+    manager.workers.close()
     manager.loop.close()
     assert len(os.listdir("/proc/self/fd")) <= len(before), "a descriptor was left open"
+
+
+@pytest.fixture
+def manager(tmp_path, script):
+    with managing(tmp_path, script) as manager:
+        yield manager
+
+
+@pytest.fixture
+def thrifty(tmp_path, script, monkeypatch):
+    """A manager that keeps a spare worker."""
+    monkeypatch.setattr("xenvbd.workers.SPARE_SECONDS", 0)
+    with managing(tmp_path, script, spare=True) as manager:
+        yield manager
+
+
+def spare(manager):
+    """The pid of the spare worker, once there is one."""
+    manager.until(lambda: manager.workers._spare)
+    return manager.workers._spare.child.pid
 
 
 def test_a_call_carries_descriptors_and_brings_a_reply(manager):
@@ -202,3 +230,40 @@ def test_a_worker_that_does_not_hand_over_is_killed(manager, monkeypatch):
     os.kill(manager.started(), signal.SIGSTOP)
     old = manager.workers.replace(7)
     manager.until(lambda: not old.alive)
+
+
+# The spare
+
+def test_there_is_no_spare_before_there_is_a_worker(thrifty):
+    for _ in range(5):
+        thrifty.loop.run_once(0.01)
+    assert thrifty.workers._spare is None
+
+
+def test_the_next_worker_of_any_domain_is_the_spare(thrifty):
+    pid = thrifty.started()
+    first = spare(thrifty)
+    os.kill(pid, signal.SIGKILL)
+    thrifty.until(lambda: thrifty.exits)
+    assert thrifty.started() == first
+    second = spare(thrifty)
+    assert thrifty.workers.get(8).pid == second != first
+
+
+def test_a_spare_that_has_died_costs_only_time(thrifty):
+    thrifty.started()
+    spare(thrifty)
+    victim = thrifty.workers._spare
+    victim.child.kill()
+    os.waitid(os.P_PID, victim.child.pid, os.WEXITED | os.WNOWAIT)
+    assert thrifty.workers.get(8).pid != victim.child.pid
+    assert victim.child.returncode == -signal.SIGKILL
+
+
+def test_the_spare_ends_with_its_manager(thrifty):
+    os.kill(thrifty.started(), signal.SIGKILL)
+    pid = spare(thrifty)
+    thrifty.until(lambda: thrifty.exits)
+    thrifty.workers.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -188,6 +188,7 @@ class Config:
     allow: tuple[str, ...] = _key(PATHS, ("/dev", "/srv", "/var/lib/xen/images"), "targets")
     log_level: str = _key(_choice("debug", "info", "warning", "error"), "info", "log", "level")
     trace: tuple[str, ...] = _key(STRINGS, (), "log")
+    spare_worker: bool = _key(BOOLEAN, True, "backend")
     options: DiskOptions = DiskOptions()
     disks: tuple[DiskRule, ...] = ()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
 import time
@@ -24,6 +25,8 @@ MAX_REQUEST = 64 * 1024
 MAX_REPLY = 16 * 1024 * 1024
 MAX_CLIENTS = 32
 IDLE_SECONDS = 60.0
+
+log = logging.getLogger("xenvbd.control")
 
 Result = dict[str, Any] | OSError
 Reply = Callable[[Result], None]
@@ -60,15 +63,24 @@ class Server:
                 self._listen(False)
                 self.loop.later(1.0, lambda: self._listen(True))
             return
-        if refusal := self._refusal(sock):
-            sock.setblocking(False)
-            sock.send(_line({"id": None, "error": to_json(refusal)}))
-            sock.close()
+        if self._refused(sock):
             return
         self.clients.add(_Connection(self, sock))
         if not self._sweeping:
             self._sweeping = True
             self._sweep()
+
+    def _refused(self, sock: socket.socket) -> bool:
+        """Whether it was sent away; it need not be there any more to be told why."""
+        try:
+            if (refusal := self._refusal(sock)) is None:
+                return False
+            sock.setblocking(False)
+            sock.send(_line({"id": None, "error": to_json(refusal)}))
+        except OSError as exc:
+            log.info("a client of the control socket has gone: %s", exc)
+        sock.close()
+        return True
 
     def _refusal(self, sock: socket.socket) -> Error | None:
         pid, uid = peer(sock)

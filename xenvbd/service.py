@@ -50,7 +50,7 @@ class Service:
         self._lock = self.runtime.lock()
         self.store = Store(hypervisor.store_path)
         self.store.on_lost = self._store_lost
-        self.workers = Workers(self.loop, self.runtime, config.hypervisor, self.store.domid)
+        self.workers = Workers(self.loop, self.runtime, config.hypervisor, self.store.domid, spare=config.spare_worker)
         self.backend = Backend(self.loop, self.store, self.runtime, self.workers, _policy(config), config.kinds,
                                lambda *names: self._config.options_of(*names))
         self.control = Server(self.loop, config.control, Verbs(self.backend, self.restart).dispatch)

@@ -1,6 +1,6 @@
 """The worker: the process that serves the disks of one guest domain.
 
-    python -m xenvbd.worker --fd N --hypervisor SPEC --backend-domid B --domid D --runtime DIR --idle SECONDS
+    python -m xenvbd.worker --fd N --hypervisor SPEC --backend-domid B [--domid D] --runtime DIR --idle SECONDS
 
 It has no xenstore and opens no target: rings, ports and descriptors come from the manager, over a
 SOCK_SEQPACKET socket (wire.py).  It outlives its manager: the end of the connection is not its end, a later
@@ -13,6 +13,8 @@ before it hears of any disk.
     descriptors worker to manager   {"reply": N, "result": {...}} or {"reply": N, "error": {...}}
                         {"event": kind, "disk": key, "detail": TEXT}
 
+Without --domid it is a spare: it waits, all loaded, until {"domid": D} comes, or the manager's end.
+
 The main thread never waits for storage: a plane is told to stop and says so when it has, and what may block
 after that (closing the image) is done by a helper thread.
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import json
 import logging
 import os
 import signal
@@ -42,6 +45,9 @@ from xenvbd.loop import Loop, Timer
 from xenvbd.runtime import Runtime
 from xenvbd.target import parse as parse_target
 from xenvbd.wire import MAX_QUEUE, PROTOCOL, Message, Wire
+
+MAX_SPARE = 1024                    # bytes of what a spare is told
+ACCEPT_SECONDS = 1.0                # until a manager may connect again, when there was no descriptor for it
 
 log = logging.getLogger("xenvbd.worker")
 Finish = Callable[[dict[str, Any] | OSError], None]
@@ -74,7 +80,7 @@ class Worker:
         self._verbs: dict[str, Callable[[Message, Finish], None]] = {
             "connect": self._connect, "disconnect": self._disconnect, "resume": self._resume,
             "list": self._list, "ping": self._ping, "stop": self._stop}
-        loop.read(listener.fileno(), self._accept)
+        self._listen(True)
         self._watch_idleness()
 
     def adopt(self, sock: socket.socket) -> None:
@@ -94,9 +100,17 @@ class Worker:
         self._leave_if_done()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             sock, _ = self._listener.accept()
-            self.adopt(sock)
+        except OSError as exc:
+            if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):     # it stays readable: do not spin
+                self._listen(False)
+                self.loop.later(ACCEPT_SECONDS, lambda: self._listen(True))
+            return
+        self.adopt(sock)
+
+    def _listen(self, on: bool) -> None:
+        self.loop.read(self._listener.fileno(), self._accept if on else None)
 
     def _drop_manager(self) -> None:
         if self._wire is not None:
@@ -311,17 +325,30 @@ def confine(spec: str, domid: int) -> None:
     log.log(logging.WARNING if confinement.missing else logging.INFO, "worker %d: confined: %s", domid, confinement)
 
 
+def its_domain(manager: socket.socket) -> int | None:
+    """Wait to be told a domain to serve; None if the manager has gone."""
+    with contextlib.suppress(OSError):
+        set_title("xenvbd-worker spare")
+    gc.collect()
+    gc.freeze()
+    data = manager.recv(MAX_SPARE)
+    return int(json.loads(data)["domid"]) if data else None
+
+
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; the exit status."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    domid = int(options["--domid"])
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     loop = Loop()
     hypervisor = hv.open(options["--hypervisor"], int(options["--backend-domid"]))
+    manager = socket.socket(fileno=int(options["--fd"])) if "--fd" in options else None
+    domid = int(options["--domid"]) if manager is None or "--domid" in options else its_domain(manager)
+    if domid is None:
+        return 0
     listener = listen(Runtime(options["--runtime"]).worker(domid))
     worker = Worker(loop, hypervisor, domid, listener, float(options["--idle"]))
-    if "--fd" in options:
-        worker.adopt(socket.socket(fileno=int(options["--fd"])))
+    if manager is not None:
+        worker.adopt(manager)
     signal.signal(signal.SIGTERM, lambda number, frame: loop.soon(worker.leave))
     with contextlib.suppress(OSError):
         set_title(f"xenvbd-worker {domid}")

@@ -5,12 +5,15 @@ dies. A worker's death is noticed through its pidfd, so also if its connection i
 
 A guest may have taken its worker over, so a worker's word is not believed: it is cut to what can be logged and shown,
 it comes a few messages at a time, and a worker that breaks the protocol is killed.
+
+To start Python takes longer than all else of a recovery, so one worker waits, started and of no domain yet: the spare.
 """
 from __future__ import annotations
 
 import contextlib
 import errno
 import itertools
+import json
 import logging
 import os
 import signal
@@ -21,11 +24,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xenvbd import __version__
 from xenvbd.errors import Error, from_json
-from xenvbd.loop import Loop
+from xenvbd.loop import Loop, Timer
 from xenvbd.runtime import Runtime
 from xenvbd.trace import quote
 from xenvbd.wire import PROTOCOL, Message, Wire, close_all, peer
@@ -35,6 +38,7 @@ STOP_AGAIN_SECONDS = 1.0
 IDLE_SECONDS = 10.0                 # a worker without a disk and a manager lives on for so long
 MAX_DEATHS = 5                      # of a domain's worker in a minute; then it is started again less often
 PAUSE_SECONDS = 2.0
+SPARE_SECONDS = 1.0                 # after a worker has begun: it needs the processors first
 HAND_OVER_SECONDS = 5.0             # for a worker that is replaced; a disk whose storage hangs must not keep the others
 MESSAGES_A_TURN = 64                # of one worker, before the others have theirs
 MAX_TEXT = 500                      # characters of anything that a worker says
@@ -176,20 +180,35 @@ class Worker:
         self.loop.soon(lambda: done(exc))
 
 
+class Process(NamedTuple):
+    """A worker process that was started, and our end of its connection."""
+
+    sock: socket.socket
+    child: subprocess.Popen[bytes]
+
+    def end(self) -> None:
+        self.sock.close()
+        self.child.kill()
+        self.child.wait()
+
+
 class Workers:
     """All workers of a manager, by domain."""
 
     def __init__(self, loop: Loop, runtime: Runtime, hypervisor: str, backend_domid: int,
-                 command: Sequence[str] = COMMAND) -> None:
-        """hypervisor: as for hv.open(), passed on to the workers."""
+                 command: Sequence[str] = COMMAND, *, spare: bool = False) -> None:
+        """hypervisor: as for hv.open(), passed on to the workers; spare: keep one in reserve."""
         self.loop, self.runtime = loop, runtime
         self.by_domid: dict[int, Worker] = {}
         self._leaving: set[Worker] = set()
+        self._wants_spare = spare
+        self._spare: Process | None = None
+        self._spare_timer: Timer | None = None
         self._deaths: dict[int, deque[float]] = {}      # when, by domain: a guest must not have us start them on and on
         self.idle_seconds = IDLE_SECONDS
         self.on_event: Callable[[int, dict[str, Any]], None] = lambda domid, event: None
         self.on_exit: Callable[[Worker], None] = lambda worker: None
-        self._options = [*command, "--hypervisor", hypervisor, "--backend-domid", str(backend_domid),
+        self._command = [*command, "--hypervisor", hypervisor, "--backend-domid", str(backend_domid),
                          "--runtime", str(runtime.path)]
 
     def get(self, domid: int) -> Worker:
@@ -265,6 +284,11 @@ class Workers:
             worker.close()
         self.by_domid.clear()
         self._leaving.clear()
+        if self._spare_timer is not None:
+            self._spare_timer.cancel()
+        if self._spare is not None:
+            self._spare.end()
+            self._spare = None
 
     def _spawn(self, domid: int) -> Worker:
         deaths = self._deaths.get(domid, deque())
@@ -272,21 +296,47 @@ class Workers:
         if len(deaths) == MAX_DEATHS and now - deaths[0] < 60 and now - deaths[-1] < PAUSE_SECONDS:
             raise Error(errno.EAGAIN, f"the worker of domain {domid} died {MAX_DEATHS} times in a minute: "
                         "not started again yet")
+        process = self._take_spare(domid) or self._launch("--domid", str(domid))
+        log.info("worker %d (process %d) started", domid, process.child.pid)
+        return self._keep(Worker(self.loop, domid, process.child.pid, self.runtime.worker(domid), *process))
+
+    def _launch(self, *options: str) -> Process:
+        """Start a worker; without --domid it waits until it is told its domain."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
                 child = subprocess.Popen(
-                    [*self._options, "--domid", str(domid), "--fd", str(theirs.fileno()),
-                     "--idle", str(self.idle_seconds)],
+                    [*self._command, *options, "--fd", str(theirs.fileno()), "--idle", str(self.idle_seconds)],
                     pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                     start_new_session=True, cwd="/", env=_environment())
         except OSError:
             ours.close()
             raise
-        log.info("worker %d (process %d) started", domid, child.pid)
-        return self._keep(Worker(self.loop, domid, child.pid, self.runtime.worker(domid), ours, child))
+        return Process(ours, child)
+
+    def _take_spare(self, domid: int) -> Process | None:
+        """The spare, told its domain; None if there is none that lives."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.child.poll() is None:
+            with contextlib.suppress(OSError):
+                spare.sock.send(json.dumps({"domid": domid}).encode())
+                return spare
+        if spare is not None:
+            spare.end()
+        return None
+
+    def _make_spare(self) -> None:
+        """Start the next spare."""
+        self._spare_timer = None
+        if self._spare is None and self.by_domid:
+            try:
+                self._spare = self._launch()
+            except OSError as exc:
+                log.warning("no spare worker can be started: %s", exc)
 
     def _keep(self, worker: Worker) -> Worker:
+        if self._wants_spare and self._spare_timer is None:
+            self._spare_timer = self.loop.later(SPARE_SECONDS, self._make_spare)
         worker.on_event = lambda event: self.on_event(worker.domid, event)
         worker.on_exit = self._exited
         self.by_domid[worker.domid] = worker

@@ -2,7 +2,9 @@
 import contextlib
 import errno
 import os
+import resource
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -29,7 +31,7 @@ class Manager:
 
     def __init__(self, machine, runtime):
         self.loop, self.runtime = Loop(), runtime
-        self.workers = Workers(self.loop, runtime, f"sim:{machine.dir}", 0)
+        self.workers = Workers(self.loop, runtime, f"sim:{machine.dir}", 0, spare=True)
         self.events, self.exits = [], []
         self.workers.on_event = lambda domid, event: self.events.append(event)
         self.workers.on_exit = self.exits.append
@@ -64,6 +66,7 @@ class Manager:
         for worker in list(self.workers.by_domid.values()):
             os.kill(worker.pid, signal.SIGKILL)
         self.until(lambda: not self.workers.running)
+        self.workers.close()
         self.loop.close()
 
 
@@ -267,3 +270,58 @@ def test_a_manager_that_does_not_read_does_not_stop_the_disks(manager, guest):
     assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10
     manager.until(lambda: not worker._calls)
     assert manager.call("list")["disks"] == {KEY: "running"}
+
+
+# The spare
+
+SPARE_BYTES = 25 << 20
+
+
+def spare(manager):
+    manager.until(lambda: manager.workers._spare)
+    pid = manager.workers._spare.child.pid
+    wait(lambda: b"spare" in Path(f"/proc/{pid}/cmdline").read_bytes(), "it is loaded")
+    return pid
+
+
+def resident(pid):
+    """What a process has for itself and as its share of what others have too, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def test_a_killed_worker_is_followed_by_the_spare_which_is_small_and_confined(manager, guest):
+    manager.connect(guest)
+    pid = spare(manager)
+    assert resident(pid) < SPARE_BYTES
+    os.kill(manager.workers.get(1).pid, signal.SIGKILL)
+    manager.until(lambda: manager.exits)
+    assert manager.connect(guest)["engine"] == "memory" and manager.workers.get(1).pid == pid
+    assert transfer(guest) == [OKAY]
+    assert "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == b"xenvbd-worker 1"
+
+
+def test_a_spare_ends_when_its_manager_does_not_say_good_bye(manager):
+    manager.call("ping")
+    pid = spare(manager)
+    manager.workers._spare.sock.close()
+    assert manager.workers._spare.child.wait(20) == 0
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_worker_without_descriptors_does_not_turn_round_and_round(manager, guest):
+    manager.call("ping")
+    pid = manager.workers.get(1).pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, hard))
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as other:
+        other.connect(manager.runtime.worker(1))
+        clock = ~pid << 3 | 2                           # the processor time of the process
+        before = time.clock_gettime(clock)
+        time.sleep(0.5)
+        assert time.clock_gettime(clock) - before < 0.25
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        other.settimeout(20)
+        other.send(b'{"call": 1, "verb": "ping"}')
+        assert b'"domid":1' in other.recv(4096).replace(b" ", b"")
