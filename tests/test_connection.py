@@ -7,13 +7,17 @@ import pytest
 
 from tests.support.manager import bench
 from tests.test_device import CLOSED, CONNECTED, INITWAIT, connected
+from xenvbd.config import DiskOptions
 from xenvbd.disk.locks import lock_image
-from xenvbd.errors import Error, ProtocolError
+from xenvbd.errors import ClaimError, Error, ProtocolError
 from xenvbd.journal import Identity, Journal
 from xenvbd.record import Record
+from xenvbd.replacement import refuse_what_would_be_lost
+from xenvbd.show import show
+from xenvbd.stats import Snapshot
 from xenvbd.workers import WorkerGone
 
-FAILED = 168                        # where a journal says that a flush failed
+FAILED, REQ_CONS, SLOTS = 168, 172, 4096    # where a journal says that a flush failed, and what was consumed
 
 
 @pytest.fixture
@@ -195,3 +199,34 @@ def test_a_later_manager_connects_a_ring_that_the_frontend_made_meanwhile(b, ima
     later.adopt(Record.from_json(fields), serving=False)
     b.until(lambda: later.connected)
     assert "adopt" not in b.worker.params and later.agreement.queues[0].ring_refs == (77,)
+
+
+def test_a_request_without_an_answer_is_told_of_until_it_has_one(b, image, caplog):
+    b.host.options = lambda *names: DiskOptions(stall_alarm=0.05)
+    device = serving(b, image)
+    fd = begun(b, device)
+    os.pwrite(fd, struct.pack("=II", 1, 0), SLOTS)
+    os.pwrite(fd, struct.pack("=I", 1), REQ_CONS)
+    b.until(lambda: show(device)["note"].startswith("hangs: no answer for "))
+    assert show(device)["stalled"] == 1 and "web1:xvda: its storage hangs: " in caplog.text
+    with pytest.raises(ClaimError, match="before its storage has answered"):
+        refuse_what_would_be_lost(device)
+    os.pwrite(fd, struct.pack("=I", 1), REQ_CONS + 4)
+    b.until(lambda: show(device)["note"] == "")
+    assert "all is answered again" in caplog.text
+    os.close(fd)
+
+
+def test_what_a_disk_holds_and_says_so_is_no_stall(b, image, monkeypatch):
+    b.host.options = lambda *names: DiskOptions(stall_alarm=0.05)
+    device = serving(b, image)
+    fd = begun(b, device)
+    os.pwrite(fd, struct.pack("=II", 1, 0), SLOTS)
+    os.pwrite(fd, struct.pack("=I", 1), REQ_CONS)
+    zero = Snapshot.zero()
+    monkeypatch.setattr(type(device), "counters", lambda self: Snapshot(zero.counters | {"stopped": 1}, zero.ops))
+    looked = []
+    monkeypatch.setattr(device.stalls, "_unanswered", lambda: looked.append(list(device._unanswered())) or looked[-1])
+    b.until(lambda: len(looked) > 20)
+    assert not any(looked) and device.stalls.requests == 0
+    os.close(fd)

@@ -7,12 +7,12 @@ import pytest
 
 from xenvbd import __version__
 from xenvbd.errors import ProtocolError
-from xenvbd.journal import VERSION, Identity, Journal, boot_id, version_of
+from xenvbd.journal import VERSION, Identity, Journal, boot_id, unanswered, version_of
 from xenvbd.ring import Request
 
 IDENTITY = Identity(domid=7, devid=51712, queue=0, evtchn=9, abi=2, ring_refs=(100, 101),
                     image_dev=1, image_ino=2, capacity=2048)
-ENTRIES, SLOTS, SLOT, WRITER = 64, 4096, 128, 180
+ENTRIES, SLOTS, SLOT, WRITER, REQ_CONS = 64, 4096, 128, 180, 172
 
 
 @pytest.fixture
@@ -147,3 +147,16 @@ def test_a_grown_disk_keeps_its_journal(file: int) -> None:
 def test_no_room_on_tmpfs_is_an_error_and_not_a_signal() -> None:
     with pytest.raises(OSError):
         Journal.create(os.open("/dev/full", os.O_RDWR), IDENTITY, ENTRIES)
+
+
+def test_what_is_unanswered_is_told_without_opening_the_journal_as_a_worker_does(file: int, tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    assert unanswered(str(tmp_path / "none")) == unanswered(path) == []
+    Journal.create(file, IDENTITY, ENTRIES)
+    for slot, idx in (3, 0xFFFFFFFF), (9, 1):
+        os.pwrite(file, struct.pack("=II", 1, idx), SLOTS + SLOT * slot)
+    assert unanswered(path) == [], "the indices say that nothing is"
+    os.pwrite(file, struct.pack("=I", 2), REQ_CONS)
+    assert unanswered(path) == [0xFFFFFFFF, 1]
+    os.pwrite(file, struct.pack("=I", VERSION + 1), 8)
+    assert unanswered(path) == []

@@ -100,11 +100,11 @@ def _duration(value: Any) -> float:
     return seconds
 
 
-def _auto(inner: Kind) -> Kind:
-    """The inner type, or "auto" for None."""
-    return Kind(f'{inner.expected} or "auto"',
-                lambda value: None if value == "auto" else inner.read(value),
-                lambda value: '"auto"' if value is None else inner.write(value))
+def _or(word: str, inner: Kind) -> Kind:
+    """The inner type, or a word for None."""
+    return Kind(f'{inner.expected} or "{word}"',
+                lambda value: None if value == word else inner.read(value),
+                lambda value: f'"{word}"' if value is None else inner.write(value))
 
 
 BOOLEAN = Kind("true or false", _boolean, lambda value: str(value).lower())
@@ -144,17 +144,20 @@ class DiskOptions:
     """How a disk is served.  Under [backend] for all disks, under [[disk]] for those that match."""
 
     engine: str = _key(_choice("auto", "uring", "threads"), "auto")
-    direct_io: bool | None = _key(_auto(BOOLEAN), None)
+    direct_io: bool | None = _key(_or("auto", BOOLEAN), None)
     discard: bool = _key(BOOLEAN, True)
     barrier: bool = _key(BOOLEAN, False)
     persistent_grants: bool = _key(BOOLEAN, False)
     poll_us: int = _key(_integer(0, properties.MAX_POLL_US), 0)
+    rerror: str = _key(_choice(*properties.READ_ERRORS), "report")
+    werror: str = _key(_choice(*properties.WRITE_ERRORS), "enospc")
+    stall_alarm: float | None = _key(_or("off", DURATION), 30.0)
     queues: int = _key(_integer(1, properties.MAX_QUEUES), 1)
     max_ring_page_order: int = _key(_integer(0, properties.MAX_ORDER), properties.MAX_ORDER)
     max_indirect_segments: int = _key(_integer(0, properties.MAX_INDIRECT), properties.MAX_INDIRECT)
     buffer_bytes: int = _key(_size(2 * MIB, 1 << 34), 16 * MIB)
     logical_block_size: int = _key(_block_size(properties.PAGE), properties.SECTOR)
-    physical_block_size: int | None = _key(_auto(_block_size(properties.MAX_PHYSICAL)), None)
+    physical_block_size: int | None = _key(_or("auto", _block_size(properties.MAX_PHYSICAL)), None)
     large_sector_units: str = _key(_choice("spec", "qemu"), "spec")
 
     def applied(self, props: Properties) -> Properties:
@@ -162,7 +165,7 @@ class DiskOptions:
         return replace(
             props, direct=self.direct_io, discard_enable=self.discard and props.discard_enable,
             barrier=self.barrier, persistent=self.persistent_grants, poll_us=self.poll_us,
-            max_queues=self.queues,
+            rerror=self.rerror, werror=self.werror, max_queues=self.queues,
             max_ring_page_order=self.max_ring_page_order, max_indirect=self.max_indirect_segments,
             logical_block_size=self.logical_block_size, physical_block_size=self.physical_block_size,
             large_sector_units=self.large_sector_units)
@@ -183,12 +186,12 @@ class Config:
     hypervisor: str = _key(TEXT, "xen", "backend")
     kinds: tuple[str, ...] = _key(KINDS, ("vbd3",), "backend")
     runtime_dir: str = _key(PATH, "/run/xenvbd", "backend")
-    socket: str | None = _key(_auto(PATH), None, "backend")
+    socket: str | None = _key(_or("auto", PATH), None, "backend")
     open_timeout: float = _key(DURATION, 8.0, "backend")        # libxl waits 10 s
+    spare_worker: bool = _key(BOOLEAN, True, "backend")
     allow: tuple[str, ...] = _key(PATHS, ("/dev", "/srv", "/var/lib/xen/images"), "targets")
     log_level: str = _key(_choice("debug", "info", "warning", "error"), "info", "log", "level")
     trace: tuple[str, ...] = _key(STRINGS, (), "log")
-    spare_worker: bool = _key(BOOLEAN, True, "backend")
     options: DiskOptions = DiskOptions()
     disks: tuple[DiskRule, ...] = ()
 

@@ -8,7 +8,7 @@ import errno
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from xenvbd import journal, stats, xenbus
@@ -20,6 +20,7 @@ from xenvbd.host import Host, WorkerProcess
 from xenvbd.medium import Medium
 from xenvbd.properties import DiskFacts, Properties
 from xenvbd.record import Record
+from xenvbd.stalls import Request, Stalls
 from xenvbd.trace import event
 from xenvbd.workers import WorkerGone
 from xenvbd.xenbus import Plane, View
@@ -38,6 +39,7 @@ class Connection(abc.ABC):
     properties: Properties | None
     facts: DiskFacts | None
     engine: str
+    stalls: Stalls
     _todo: deque[Callable[[], None]]
 
     def __init__(self) -> None:
@@ -108,6 +110,19 @@ class Connection(abc.ABC):
         queues = len(self.agreement.queues) if self.agreement else 0
         files = [self.host.runtime.stats(self.key, queue) for queue in range(queues)]
         return self._past + stats.Snapshot.of_files(files)
+
+    def _unanswered(self) -> Iterator[Request]:
+        """The requests that its worker has taken and not answered, but for a disk that says why it holds them."""
+        if self.agreement is None or self.view.broken or self.counters().stopped != "none":
+            return
+        for queue in range(len(self.agreement.queues)):
+            for index in journal.unanswered(self.host.runtime.journal(self.key, queue)):
+                yield queue, index
+
+    def _stalled(self, message: str) -> None:
+        event("xen_block_stall", disk=self.name, requests=self.stalls.requests, seconds=round(self.stalls.seconds, 3))
+        self._say(logging.ERROR if self.stalls.requests else logging.WARNING, "%s", message)
+        self.host.changed(self)
 
     def _connect(self, action: xenbus.Connect) -> None:
         try:

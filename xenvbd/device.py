@@ -22,6 +22,7 @@ from xenvbd.medium import Medium
 from xenvbd.properties import DiskFacts, Properties, validate
 from xenvbd.record import Record
 from xenvbd.runtime import Runtime
+from xenvbd.stalls import Stalls
 from xenvbd.store import Watch
 from xenvbd.trace import Limiter, event, quote
 from xenvbd.xenbus import Phase, Plane, View, XenbusState
@@ -51,6 +52,7 @@ class Device(Connection):
         self.options, self.properties = options, properties
         self.engine, self.buffer_bytes = engine, options.buffer_bytes
         self.facts: DiskFacts | None = None
+        self.stalls = Stalls(host.loop, options.stall_alarm, self._unanswered, self._stalled)
         self._todo: deque[Callable[[], None]] = deque()
         self._running = self._look_again = False
         self._watch: Watch | None = None
@@ -123,6 +125,10 @@ class Device(Connection):
         before = self.view
         self.view, actions = xenbus.step(self.view, happened)
         self.history.saw(before, self.view)
+        if self.view.plane in (Plane.RUNNING, Plane.STOPPING):
+            self.stalls.start()
+        else:
+            self.stalls.stop()
         self._todo.extend(functools.partial(self._actions[type(action)], action) for action in actions
                           if not isinstance(action, xenbus.Adopt))
         if xenbus.Adopt() in actions:
@@ -147,6 +153,7 @@ class Device(Connection):
     def close(self) -> None:
         """Let go of what the manager holds for it, and leave it as it is: it goes on being served."""
         self._give_up()
+        self.stalls.stop()
         if self._adoption is not None:
             self._adoption.cancel()
         if self.medium is not None:

@@ -13,7 +13,7 @@ from xenvbd.backend import Backend
 from xenvbd.device import Device
 from xenvbd.errors import ClaimError, NoSuchDisk, PolicyError, StoreError
 from xenvbd.history import label
-from xenvbd.show import waiting_for
+from xenvbd.show import stalled, waiting_for
 from xenvbd.xenbus import Phase, Plane, XenbusState, parse_state
 
 # verdict -> the exit status of the command
@@ -52,6 +52,8 @@ def _judge(device: Device) -> Answer:
         return "failed", waiting_for(device), _after_failure(device)
     if stopped != "none":
         return "failed", f"the disk has stopped: {stopped}", _after_stop(device, stopped)
+    if device.stalls.requests:
+        return "waiting", f"its storage {stalled(device)}", _after_stall(device)
     if device.connected:
         return "serving", "the guest is connected and served", []
     if view.phase is Phase.PUBLISHING:
@@ -75,8 +77,17 @@ def _after_stop(device: Device, stopped: str) -> list[str]:
     if stopped == "no-space":
         where = device.properties and device.properties.target and device.properties.target.path
         return [f"df {where}; make room, and it goes on by itself (or at once: xenvbd resume {device.name})"]
-    return ["dmesg, for the storage's errors; what the guest had flushed before is safe",
-            f"xenvbd resume {device.name} tries again what is held"]
+    look = ["dmesg, for the storage's errors; what the guest had flushed before is safe"]
+    if stopped == "io-error":
+        return [*look, f"xenvbd resume {device.name} tries again what is held: rerror or werror is \"stop\""]
+    return [*look, "nothing is answered any more, for what was written since may be lost: xenvbd detach --force "
+            f"{device.name}, check the storage, and attach it again"]
+
+
+def _after_stall(device: Device) -> list[str]:
+    return ["dmesg, for a storage that hangs; other disks go on",
+            "nothing is answered for it, as it may still land: the guest waits, and goes on when the storage does",
+            f"xenvbd detach --force {device.name} takes it from the guest; its image stays locked until then"]
 
 
 def _after_silence(device: Device) -> Iterator[str]:

@@ -35,6 +35,9 @@ class Options(Protocol):
     @property
     def buffer_bytes(self) -> int: ...
 
+    @property
+    def stall_alarm(self) -> float | None: ...
+
     def applied(self, props: Properties, /) -> Properties: ...
 
 

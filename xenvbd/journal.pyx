@@ -244,6 +244,34 @@ def is_failed(path):
     return header.magic == XENVBD_JOURNAL_MAGIC and header.failed != 0
 
 
+def unanswered(path):
+    """The ring indices of the requests in the journal of that name: consumed, and not answered.  None of another
+    version's, or if there is no such journal."""
+    cdef xenvbd_journal_header header
+    cdef xenvbd_journal_slot slot
+    cdef uint32_t i
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        raw = os.pread(fd, sizeof(header), 0)
+        if len(raw) < <Py_ssize_t>sizeof(header):
+            return []
+        memcpy(&header, <char *>raw, sizeof(header))
+        if (header.magic, header.version) != (XENVBD_JOURNAL_MAGIC, VERSION) or header.req_cons == header.rsp_prod:
+            return []
+        raw = os.pread(fd, header.nr_slots * sizeof(slot), XENVBD_JOURNAL_HEADER_SIZE)
+    finally:
+        os.close(fd)
+    found = []
+    for i in range(len(raw) // sizeof(slot)):
+        memcpy(&slot, <char *>raw + i * sizeof(slot), sizeof(slot))
+        if slot.valid:
+            found.append(slot.idx)
+    return found
+
+
 cdef refuse_other_version(fd):
     version, writer = version_of(fd)
     if version not in (0, VERSION):

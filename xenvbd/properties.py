@@ -16,6 +16,8 @@ MAX_ORDER = 4                               # rings of up to 16 pages
 MAX_QUEUES = 16
 MAX_INDIRECT = 256
 MAX_POLL_US = 1000
+READ_ERRORS = ("report", "stop")
+WRITE_ERRORS = ("enospc", "report", "stop")
 DOMID_FIRST_RESERVED = 0x7ff0
 
 
@@ -25,7 +27,9 @@ class Properties:
 
     mode is "r" or "w"; share allows other writers that allow it too (xl's "w!"); device_type is "disk" or
     "cdrom" (always read-only).  min_io and opt_io are checked, but blkif has no node to publish them.  poll_us: how
-    long to look for requests before sleeping, at most."""
+    long to look for requests before sleeping, at most.  rerror, werror: QEMU's names for what becomes of a read or
+    write that failed: it is answered with an error ("report"), or kept until it succeeds ("stop"; "enospc": for want of
+    room only)."""
 
     domid: int
     vdev: Vdev
@@ -45,6 +49,8 @@ class Properties:
     barrier: bool = False
     persistent: bool = False
     poll_us: int = 0
+    rerror: str = "report"
+    werror: str = "enospc"
     direct: bool | None = None
     large_sector_units: str = "spec"
     trusted: bool = True
@@ -96,6 +102,8 @@ def _check_identity(props: Properties) -> None:
     _require(props.mode in ("r", "w"), f"mode {props.mode!r}: expected r or w")
     _require(props.device_type in ("disk", "cdrom"),
              f"device-type {props.device_type!r}: expected disk or cdrom")
+    for name, value, known in (("rerror", props.rerror, READ_ERRORS), ("werror", props.werror, WRITE_ERRORS)):
+        _require(value in known, f"{name} {value!r}: expected {' or '.join(known)}")
     _require(props.large_sector_units in ("spec", "qemu"),
              f"large-sector-units {props.large_sector_units!r}: expected spec or qemu")
     _require(props.target is not None,

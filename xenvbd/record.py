@@ -39,7 +39,7 @@ class Record:
             "settings": {"discard": features.discard_offered(props, self.facts), "barrier": props.barrier,
                          "max_indirect": props.max_indirect, "read_only": props.read_only,
                          "logical_block_size": props.logical_block_size, "max_buffer_bytes": self.buffer_bytes,
-                         "poll_ns": props.poll_us * 1000}}
+                         "poll_ns": props.poll_us * 1000, "rerror": props.rerror, "werror": props.werror}}
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("kind", "domain", "name", "created", "engine", "buffer_bytes",

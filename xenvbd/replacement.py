@@ -9,6 +9,7 @@ from xenvbd import journal
 from xenvbd.backend import Backend
 from xenvbd.device import Device
 from xenvbd.errors import ClaimError
+from xenvbd.show import stalled
 from xenvbd.xenbus import Plane
 
 
@@ -19,7 +20,7 @@ class Replacement:
         self._backend, self._domid = backend, domid
         self._planes = [device for device in backend.served(domid) if device.view.plane is not Plane.NONE]
         for device in self._planes:
-            _refuse_what_would_be_lost(device)
+            refuse_what_would_be_lost(device)
         self._old = backend.workers.replace(domid)
 
     @property
@@ -45,11 +46,14 @@ class Replacement:
                 if device.view.plane not in (Plane.RUNNING, Plane.NONE) and not device.gone]
 
 
-def _refuse_what_would_be_lost(device: Device) -> None:
+def refuse_what_would_be_lost(device: Device) -> None:
     """ClaimError if no other worker could go on with this disk."""
     if not device.adoptable:
         raise ClaimError(errno.EBUSY, "its content is in its worker's memory and would be lost: detach it first",
                          disk=device.name)
+    if device.stalls.requests:
+        raise ClaimError(errno.EBUSY, f"{stalled(device)}: a worker cannot end before its storage has answered, and "
+                         "would keep all disks of the domain meanwhile", disk=device.name)
     for queue in range(len(device.agreement.queues) if device.agreement else 0):
         path = device.host.runtime.journal(device.key, queue)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -18,7 +18,7 @@ def show(device: Device, pid: int | None = None) -> dict[str, Any]:
         "state": {"backend": device.view.backend.label, "frontend": _label(device.view.frontend)},
         "plane": device.view.plane.value, "pid": pid, "created": device.created,
         **_medium(device), **_connection(device),
-        "inflight": counters.inflight, "note": note(device, counters),
+        "inflight": counters.inflight, "stalled": device.stalls.requests, "note": note(device, counters),
         "stats": counters.to_json(),
     }
 
@@ -34,7 +34,9 @@ def note(device: Device, counters: Snapshot) -> str:
         return "not served: its worker has died, and the guest has not reconnected"
     if counters.stopped != "none":
         return {"no-space": "stopped: no space left for the image", "flush-failed": "stopped: a flush failed",
-                "io-error": "stopped: an I/O error"}.get(counters.stopped, "stopped")
+                "io-error": "stopped: an I/O error, tried again at resume"}.get(counters.stopped, "stopped")
+    if device.stalls.requests:
+        return stalled(device)
     if view.plane is Plane.STOPPING:
         return f"draining {counters.inflight}"
     if view.phase is Phase.PUBLISHING:
@@ -44,6 +46,11 @@ def note(device: Device, counters: Snapshot) -> str:
     if view.backend is XenbusState.CLOSING:
         return "waiting for the guest to close"
     return "" if view.online else "detaching"
+
+
+def stalled(device: Device) -> str:
+    """What hangs, in a few words."""
+    return f"hangs: no answer for {device.stalls.seconds:.3g} s (requests: {device.stalls.requests})"
 
 
 def waiting_for(device: Device) -> str:

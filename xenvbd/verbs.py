@@ -29,6 +29,7 @@ RESTART_SECONDS = 30.0
 _SIZES = ("logical-block-size", "physical-block-size", "min-io", "opt-io", "discard-granularity")
 _PLAIN = {field.name.replace("_", "-"): field.name for field in fields(Properties)
           if field.name not in ("domid", "vdev", "target")}
+_TEXTS = ("mode", "device-type", "large-sector-units", "rerror", "werror")
 _OTHERS = ("domain", "target", "vdev", "engine", "wait", "timeout")
 
 
@@ -187,7 +188,7 @@ def _value(name: str, value: Any) -> Any:
     """A property as JSON gives it: sizes may be texts ("4K"), the rest is what Properties says."""
     if name in _SIZES and isinstance(value, str):
         return units.parse_size(value)
-    expected: tuple[type, ...] = {"mode": (str,), "device-type": (str,), "large-sector-units": (str,)}.get(
+    expected: tuple[type, ...] = dict.fromkeys(_TEXTS, (str,)).get(
         name, (int, bool, type(None)))
     if not isinstance(value, expected):
         raise PropertyError(errno.EINVAL, f"{name} {value!r}: expected {' or '.join(t.__name__ for t in expected)}")

@@ -40,7 +40,7 @@ def common(verb: str) -> set[str]:
     one = argparse.ArgumentParser()
     work.add_options(one, rw="read", seconds=1.0)
     attach = {"--sector-size", "--physical-sector-size", "--no-discard", "--persistent", "--poll-us",
-              "--direct", "--no-direct", "--ring-page-order"}
+              "--rerror", "--werror", "--direct", "--no-direct", "--ring-page-order"}
     return documented("GLOBAL OPTIONS") | set(visible(one)) | attach
 
 

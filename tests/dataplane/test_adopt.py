@@ -46,7 +46,8 @@ class Succession:
 
 @pytest.fixture
 def succession(serve, guests, machine, disk, file):
-    return lambda **options: Succession(serve(guests(**options), disk=disk, journal=file), machine, file)
+    return lambda rerror="report", **options: Succession(
+        serve(guests(**options), disk=disk, journal=file, rerror=rerror), machine, file)
 
 
 @pytest.mark.parametrize("index", [0, (1 << 32) - 3])
@@ -87,6 +88,18 @@ def test_a_write_that_there_was_no_room_for_is_handed_over_and_done_when_there_i
     ring.served.plane.resume()
     assert guest.finish(*requests) == [OKAY] * 5
     ring.served.expect("resumed")
+
+
+def test_a_read_that_is_kept_is_handed_over_and_judged_by_the_next(succession, disk) -> None:
+    ring = succession(rerror="stop")
+    guest = ring.served.guest
+    disk.fail("read", errno.EIO, count=1)
+    pages = guest.pages(1)
+    read = guest.request(READ, 8, pages.segments())
+    guest.submit(read)
+    ring.served.expect("io-stop")
+    ring.replace()
+    assert guest.finish(read) == [OKAY]
 
 
 def test_what_stands_behind_requests_that_wait_is_handed_over_too(succession, disk) -> None:

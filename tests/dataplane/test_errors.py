@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from tests.support.guest import BARRIER, DISCARD, EOPNOTSUPP, ERROR, FLUSH, OKAY, PAGE, READ, WRITE
+from tests.support.guest import BARRIER, DISCARD, EOPNOTSUPP, ERROR, FLUSH, OKAY, PAGE, READ, WRITE, until
 from xenvbd.disk.faults import FaultDisk
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.journal import Identity, Journal
@@ -111,6 +111,88 @@ def test_a_write_without_room_is_an_error_when_the_disk_is_detached(served, disk
     served.expect("no-space")
     assert served.plane.stop(timeout=5)
     assert guest.finish(write) == [ERROR]
+
+
+@pytest.mark.parametrize(("operation", "op", "policy"), [(READ, "read", "rerror"), (WRITE, "write", "werror"),
+                                                         (FLUSH, "write", "werror"), (BARRIER, "write", "werror")])
+def test_what_fails_may_be_kept_until_it_is_to_be_tried_again(serve, disk, operation: int, op: str,
+                                                              policy: str) -> None:
+    served = serve(disk=disk, barrier=True, **{policy: "stop"})
+    guest = served.guest
+    rule = disk.fail(op, errno.EIO)
+    kept = data(guest, operation, 8)
+    guest.submit(kept)
+    event = served.expect("io-stop")
+    assert (event.errno, event.detail) == (errno.EIO, 8)
+    assert counters(served)["stopped"] == 3
+    served.plane.resume()
+    until(lambda: disk.hits(rule) == 2)
+    assert guest.quiet(0.1)
+    disk.clear()
+    served.plane.resume()
+    assert guest.finish(kept) == [OKAY]
+    served.expect("resumed")
+    assert counters(served)["stopped"] == 0 and not served.events
+
+
+def test_what_a_kept_read_has_read_at_last_is_what_the_disk_holds(serve, disk) -> None:
+    served = serve(disk=disk, rerror="stop")
+    guest, content = served.guest, os.urandom(PAGE)
+    assert guest.write(8, content) == OKAY
+    disk.fail("read", errno.EIO, count=1)
+    pages = guest.pages(1)
+    read = guest.request(READ, 8, pages.segments())
+    guest.submit(read)
+    served.expect("io-stop")
+    served.plane.resume()
+    assert guest.finish(read) == [OKAY] and bytes(pages.bytes) == content
+
+
+def test_want_of_room_is_looked_at_each_second_and_other_errors_are_not(serve, disk) -> None:
+    served = serve(disk=disk, werror="stop")
+    guest = served.guest
+    room = disk.fail("write", errno.ENOSPC, count=1)
+    disk.fail("write", errno.EIO, count=1)
+    first, second = data(guest, WRITE), data(guest, WRITE, 8)
+    guest.submit(first, second)
+    assert guest.finish(first, timeout=5) == [OKAY] and disk.hits(room) == 1
+    served.expect("no-space"), served.expect("io-stop")
+    assert counters(served)["stopped"] == 3
+    assert guest.quiet(1.2)
+    served.plane.resume()
+    assert guest.finish(second) == [OKAY]
+    served.expect("resumed")
+
+
+def test_a_write_without_room_is_an_error_if_that_is_the_policy(serve, disk) -> None:
+    served = serve(disk=disk, werror="report")
+    disk.fail("write", errno.ENOSPC, count=1)
+    assert served.guest.do(data(served.guest, WRITE)) == [ERROR]
+    assert served.expect("io-error").errno == errno.ENOSPC
+
+
+def test_what_is_kept_may_fail_in_another_way_when_it_is_tried_again(serve, disk) -> None:
+    served = serve(disk=disk, werror="stop")
+    disk.fail("write", errno.EIO, count=1)
+    disk.fail("write", errno.ENOSPC, count=1)
+    write = data(served.guest, WRITE)
+    served.guest.submit(write)
+    served.expect("io-stop")
+    served.plane.resume()
+    served.expect("no-space")
+    assert served.guest.finish(write, timeout=5) == [OKAY]
+    served.expect("resumed")
+    assert counters(served)["stopped"] == 0
+
+
+def test_what_is_kept_is_an_error_when_the_disk_is_detached(serve, disk) -> None:
+    served = serve(disk=disk, rerror="stop")
+    disk.fail("read", errno.EIO)
+    read = data(served.guest, READ)
+    served.guest.submit(read)
+    served.expect("io-stop")
+    assert served.plane.stop(timeout=5)
+    assert served.guest.finish(read) == [ERROR]
 
 
 def test_a_failed_flush_is_never_answered_nor_anything_after_it(served, disk, journal) -> None:

@@ -24,7 +24,9 @@ from xenvbd import config, service, workers
 workers.PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", workers.PAUSE_SECONDS))
 logging.basicConfig(format="%(relativeCreated)d %(name)s %(message)s", level=logging.INFO)
 directory, kinds = sys.argv[1:]
-settings = replace(config.Config(), hypervisor=f"sim:{directory}", runtime_dir=f"{directory}/run",
+alarm = os.environ.get("STALL_ALARM")
+options = replace(config.DiskOptions(), stall_alarm=float(alarm) if alarm else 30.0)
+settings = replace(config.Config(), options=options, hypervisor=f"sim:{directory}", runtime_dir=f"{directory}/run",
                    kinds=tuple(kinds.split(",")), allow=(directory,))
 sys.exit(service.serve(settings, stop_workers=os.environ.get("STOP_WORKERS") == "1"))
 """

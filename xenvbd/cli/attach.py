@@ -11,6 +11,7 @@ from xenvbd import target
 from xenvbd.cli import client, render
 from xenvbd.cli import options as types
 from xenvbd.errors import PropertyError
+from xenvbd.properties import READ_ERRORS, WRITE_ERRORS
 
 NAME = "attach"
 HELP = "give a guest a disk, and wait until it has connected"
@@ -45,6 +46,10 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
                        help="offer persistent grants: the guest's pages stay mapped, data is not copied")
     group.add_argument("--poll-us", metavar="N", type=int,
                        help="look for requests for up to so many microseconds before sleeping (default: 0)")
+    group.add_argument("--rerror", choices=READ_ERRORS,
+                       help="a read that fails: report it to the guest, or stop, and keep it (default: report)")
+    group.add_argument("--werror", choices=WRITE_ERRORS,
+                       help="a write that fails: report it, stop, or stop for want of room only (default: enospc)")
     group.add_argument("--direct", action=argparse.BooleanOptionalAction,
                        help="bypass, or use, the host's page cache (default: bypass where the target can)")
     group.add_argument("--ring-page-order", metavar="N", type=int, choices=range(5),
@@ -79,6 +84,7 @@ def properties(options: argparse.Namespace) -> dict[str, Any]:
     given = {"discard-enable": None if options.discard else False, "logical-block-size": options.sector_size,
              "physical-block-size": options.physical_sector_size, "direct": options.direct,
              "persistent": options.persistent or None, "poll-us": options.poll_us,
+             "rerror": options.rerror, "werror": options.werror,
              "max-ring-page-order": options.ring_page_order}
     return {name: value for name, value in given.items() if value is not None}
 

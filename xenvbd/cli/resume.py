@@ -7,7 +7,7 @@ from xenvbd.cli import client, render
 from xenvbd.cli import options as types
 
 NAME = "resume"
-HELP = "let a disk that stopped, because there was no room for its image, try again"
+HELP = "let a disk that stopped, for want of room or after an error, try again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

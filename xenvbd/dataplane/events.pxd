@@ -7,7 +7,8 @@ cdef enum event_kind:
     EVENT_NO_SPACE = 2
     EVENT_RESUMED = 3
     EVENT_IO_ERROR = 4
-    EVENT_STOPPED = 5
+    EVENT_IO_STOP = 5
+    EVENT_STOPPED = 6
 
 cdef enum:
     EVENTS = 64

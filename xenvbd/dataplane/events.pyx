@@ -11,7 +11,7 @@ cdef extern from *:
 cdef extern from "unistd.h" nogil:
     ssize_t write(int fd, const void *data, size_t length)
 
-KINDS = ("quarantined", "flush-failed", "no-space", "resumed", "io-error", "stopped")
+KINDS = ("quarantined", "flush-failed", "no-space", "resumed", "io-error", "io-stop", "stopped")
 
 
 cdef void event_post(event_list *events, uint32_t kind, int error, uint64_t detail) noexcept nogil:

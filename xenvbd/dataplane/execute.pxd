@@ -67,7 +67,8 @@ cdef inline void settle(Queue q, disk_op *op) noexcept nogil:
 
 # Begin what waited for others: barriers, flushes, discards.
 cdef void proceed(Queue q) noexcept nogil
-# Try again the writes that there was no room for.
+# Try again the writes that there was no room for; or all that is kept.
 cdef void retry_held(Queue q) noexcept nogil
+cdef void retry_all(Queue q) noexcept nogil
 # Another queue's flush failed: be silent too.
 cdef void follow_failure(Queue q) noexcept nogil

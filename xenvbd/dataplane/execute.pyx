@@ -5,15 +5,23 @@ flushes that wait share the next one.  A flush with data is a flush and then a w
 flushes, writes, flushes, and lets nothing be consumed meanwhile (blkif.h).
 
 A failed flush is never answered (Linux takes the error for success and stops flushing), and neither is anything
-after it.  A write without room (ENOSPC) is kept and tried again.  Any other failure is the request's own.
+after it.  What else fails is the request's own, or is kept and tried again, as the disk's policy says; by default only
+writes without room (ENOSPC) are kept.
 """
 from libc.errno cimport EDQUOT, ENOSPC, EOPNOTSUPP
 from libc.stdint cimport uint64_t
 
 from xenvbd.dataplane.device cimport device_fail, device_give_flush, device_take_flush
-from xenvbd.dataplane.events cimport EVENT_FLUSH_FAILED, EVENT_IO_ERROR, EVENT_NO_SPACE, EVENT_RESUMED, event_post
-from xenvbd.dataplane.queue cimport SILENT_FAILED
-from xenvbd.dataplane.tally cimport XENVBD_STOP_FLUSH, XENVBD_STOP_NONE, XENVBD_STOP_NOSPC, now_ns
+from xenvbd.dataplane.events cimport (
+    EVENT_FLUSH_FAILED,
+    EVENT_IO_ERROR,
+    EVENT_IO_STOP,
+    EVENT_NO_SPACE,
+    EVENT_RESUMED,
+    event_post,
+)
+from xenvbd.dataplane.queue cimport KEEP_NO_SPACE, KEEP_READS, KEEP_WRITES, SILENT_FAILED
+from xenvbd.dataplane.tally cimport XENVBD_STOP_FLUSH, XENVBD_STOP_IO, XENVBD_STOP_NONE, XENVBD_STOP_NOSPC, now_ns
 from xenvbd.dataplane.work cimport (
     WORK_DATA,
     WORK_DRAINING,
@@ -24,7 +32,7 @@ from xenvbd.dataplane.work cimport (
     take_all,
     work_list,
 )
-from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_WRITE
+from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_READ, DISK_WRITE
 from xenvbd.request cimport REQUEST_BARRIER, REQUEST_DISCARD, REQUEST_READ
 from xenvbd.ring cimport BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, XENVBD_SECTOR_SIZE
 
@@ -86,39 +94,89 @@ cdef void proceed(Queue q) noexcept nogil:
 
 # What comes back
 
-cdef void hold(Queue q, work *w, int error) noexcept nogil:
-    """Keep a write that there was no room for."""
-    if not w.was_held:
-        w.was_held = True
+cdef inline bint no_room(int error) noexcept nogil:
+    return error == ENOSPC or error == EDQUOT
+
+
+cdef void say_why(Queue q) noexcept nogil:
+    """Let the statistics say what is kept, if nothing graver has happened."""
+    if q.stats.stopped != XENVBD_STOP_FLUSH:
+        q.stats.stopped = XENVBD_STOP_IO if q.nr_stuck else XENVBD_STOP_NOSPC if q.nr_held else XENVBD_STOP_NONE
+
+
+cdef void count_out(Queue q, work *w) noexcept nogil:
+    if w.was_held == XENVBD_STOP_NOSPC:
+        q.nr_held -= 1
+    elif w.was_held:
+        q.nr_stuck -= 1
+    w.was_held = XENVBD_STOP_NONE
+
+
+cdef void count_in(Queue q, work *w, int error) noexcept nogil:
+    """One more that is kept; the first of its kind is told of."""
+    if no_room(error):
+        w.was_held = XENVBD_STOP_NOSPC
         q.nr_held += 1
         if q.nr_held == 1:
-            q.stats.stopped = XENVBD_STOP_NOSPC
             event_post(&q.events, EVENT_NO_SPACE, error, w.slot.request.sector)
+    else:
+        w.was_held = XENVBD_STOP_IO
+        q.nr_stuck += 1
+        if q.nr_stuck == 1:
+            event_post(&q.events, EVENT_IO_STOP, error, w.slot.request.sector)
+
+
+cdef void hold(Queue q, work *w, int error) noexcept nogil:
+    """Keep what failed."""
+    if w.was_held != (XENVBD_STOP_NOSPC if no_room(error) else XENVBD_STOP_IO):
+        count_out(q, w)
+        count_in(q, w, error)
+        say_why(q)
+    if not no_room(error):
+        push(&q.stuck, w)
+        return
     if q.held.first == NULL:
         q.retry_at = now_ns() + RETRY_NS
     push(&q.held, w)
 
 
 cdef void let_go(Queue q, work *w) noexcept nogil:
-    """A write that was held has ended, one way or the other."""
-    w.was_held = False
-    q.nr_held -= 1
-    if q.nr_held == 0 and q.stats.stopped == XENVBD_STOP_NOSPC:
-        q.stats.stopped = XENVBD_STOP_NONE
+    """What was kept has ended, one way or the other."""
+    count_out(q, w)
+    if q.nr_held == 0 and q.nr_stuck == 0:
         event_post(&q.events, EVENT_RESUMED, 0, 0)
+    say_why(q)
+
+
+cdef void submit_again(Queue q, work_list *works) noexcept nogil:
+    cdef work_list kept = take_all(works)
+    cdef work *w = pop(&kept)
+    while w != NULL:
+        submit_data(q, w, w.op.opcode)
+        w = pop(&kept)
 
 
 cdef void retry_held(Queue q) noexcept nogil:
-    cdef work_list held = take_all(&q.held)
-    cdef work *w = pop(&held)
-    while w != NULL:
-        submit_data(q, w, DISK_WRITE)
-        w = pop(&held)
+    submit_again(q, &q.held)
+
+
+cdef void retry_all(Queue q) noexcept nogil:
+    submit_again(q, &q.held)
+    submit_again(q, &q.stuck)
+
+
+cdef bint is_kept(Queue q, work *w, int error) noexcept nogil:
+    """Whether the policy keeps what failed so.  At the end of the ring every error is an answer."""
+    if q.stopping and not q.handing_over:
+        return False
+    if w.op.opcode == DISK_WRITE:
+        return q.keeps & (KEEP_NO_SPACE if no_room(error) else KEEP_WRITES) != 0
+    return w.op.opcode == DISK_READ and q.keeps & KEEP_READS != 0
 
 
 cdef void fault(Queue q, work *w, int error) noexcept nogil:
-    """An operation failed.  At the end of the ring, a write without room is an error like any other."""
-    if w.op.opcode == DISK_WRITE and (error == ENOSPC or error == EDQUOT) and (q.handing_over or not q.stopping):
+    """An operation failed."""
+    if is_kept(q, w, error):
         hold(q, w, error)
         return
     if w.was_held:

@@ -56,8 +56,8 @@ class PlaneEvent(NamedTuple):
     """Something a person or the manager should know.
 
     kind: "quarantined" (the ring's producer overran it), "flush-failed" (nothing is answered any more), "no-space",
-    "resumed", "io-error" (answered with an error), "stopped" (every thread has ended).  detail: for the errors of
-    reads and writes the request's sector."""
+    "resumed", "io-error" (answered with an error), "io-stop" (kept, as rerror or werror says), "stopped" (every thread
+    has ended).  detail: for the errors of reads and writes the request's sector."""
 
     kind: str
     queue: int
@@ -153,7 +153,7 @@ class DataPlane:
         return True
 
     def resume(self) -> None:
-        """Try again now what there was no room for; it is tried each second anyhow."""
+        """Try again now what is kept: also what there was no room for, which is tried each second anyhow."""
         if self._state == "running":
             for queue in self._queues:
                 queue.order(RESUME)

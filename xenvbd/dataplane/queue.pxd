@@ -31,6 +31,12 @@ cdef enum queue_silence:
     SILENT_FAILED = 2
     SILENT_ABANDONED = 3
 
+cdef enum keep_policy:
+    # What failed and is not answered but kept: bits of Queue.keeps.
+    KEEP_NO_SPACE = 1       # writes without room
+    KEEP_WRITES = 2
+    KEEP_READS = 4
+
 cdef enum watch_tag:
     TAG_EVTCHN = 0
     TAG_CONTROL = 1
@@ -54,6 +60,7 @@ cdef class Queue:
     cdef xenvbd_stats *stats
     cdef arena *buffers
     cdef request_limits limits
+    cdef uint32_t keeps             # bits of keep_policy
     cdef copy_batch *batch
     cdef work *works
     cdef blkif_request_segment *descriptors
@@ -71,7 +78,8 @@ cdef class Queue:
     cdef work_list flush_waiting
     cdef work_list flushing         # covered by the fdatasync that runs
     cdef work_list discards
-    cdef work_list held             # writes there is no room for on the storage
+    cdef work_list held             # writes there is no room for on the storage: tried again each second
+    cdef work_list stuck            # what failed otherwise and is kept: tried again when told to
     cdef work_list finished         # to be answered
     cdef work *barrier              # nothing is consumed while there is one
     cdef disk_op flush
@@ -94,7 +102,8 @@ cdef class Queue:
     cdef bint eager                 # operations finish as soon as they are started
     cdef int registered             # 1: the engine has the buffers pinned; < 0: it would not take them
     cdef uint32_t rests
-    cdef uint32_t nr_held           # held, or being tried again
+    cdef uint32_t nr_held           # for want of room, or being tried again after that
+    cdef uint32_t nr_stuck          # the same, for other errors
     cdef uint64_t busy              # requests since the buffers were given back to the kernel
     cdef uint32_t fruitless         # passes in a row that found nothing to do for the guest's good
     cdef uint64_t nap_until         # ns: do not look at the ring before

@@ -40,6 +40,8 @@ cdef extern from * nogil:
 # A kernel or machine without it: the handle is not confined, and works.
 NO_RESTRICTION = (-errno.ENOTTY, -errno.ENOSYS, -errno.EOPNOTSUPP)
 DISCARDS_A_DISK = 2
+KEPT_WRITES = {"report": 0, "enospc": KEEP_NO_SPACE, "stop": KEEP_NO_SPACE | KEEP_WRITES}
+KEPT_READS = {"report": 0, "stop": KEEP_READS}
 BIND_SECONDS = 5.0                  # the kernel may give back the port of a killed process a little late
 
 
@@ -94,6 +96,7 @@ cdef class Queue:
         self.limits.read_only = settings.read_only or disk.read_only
         self.limits.discard = settings.discard and disk.can_discard
         self.limits.barrier = settings.barrier
+        self.keeps = KEPT_WRITES[settings.werror] | KEPT_READS[settings.rerror]
 
     cdef connect(self, Hypervisor hypervisor, agreement):
         """Map the ring."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xenvbd.properties import READ_ERRORS, WRITE_ERRORS
+
 MAX_INDIRECT = 256              # segments: 1 MiB, which is the largest buffer there is
 MIB = 1 << 20
 
@@ -22,6 +24,8 @@ class Settings:
     persistent_seconds: float = 60.0        # without use until such a page is let go, or half of it
     max_buffer_bytes: int = 16 * MIB        # for the data of one ring
     poll_ns: int = 0                        # how long to look for requests before sleeping
+    rerror: str = "report"                  # a read that failed: answer with an error, or keep it ("stop")
+    werror: str = "enospc"                  # a write: keep it for want of room only, never ("report"), or always
     idle_seconds: float = 10.0              # without a request until the buffers' memory goes back to the kernel
 
     def __post_init__(self) -> None:
@@ -34,6 +38,9 @@ class Settings:
             raise ValueError(f"max_buffer_bytes={self.max_buffer_bytes}: 2 MiB to 16 GiB")
         if not 0 <= self.max_persistent_grants <= 1 << 20:
             raise ValueError(f"max_persistent_grants={self.max_persistent_grants}: 0 to 1048576 pages")
+        for name, value, known in (("rerror", self.rerror, READ_ERRORS), ("werror", self.werror, WRITE_ERRORS)):
+            if value not in known:
+                raise ValueError(f"{name}={value}: {' or '.join(known)}")
         if self.poll_ns < 0:
             raise ValueError(f"poll_ns={self.poll_ns}: not negative")
         for name, seconds in (("idle", self.idle_seconds), ("persistent", self.persistent_seconds)):

@@ -8,7 +8,7 @@ from xenvbd.dataplane.adopt cimport adopt
 from xenvbd.dataplane.arena cimport arena_trim
 from xenvbd.dataplane.device cimport device_failed, device_leave
 from xenvbd.dataplane.events cimport EVENT_STOPPED, event_post
-from xenvbd.dataplane.execute cimport follow_failure, retry_held
+from xenvbd.dataplane.execute cimport follow_failure, retry_all, retry_held
 from xenvbd.dataplane.intake cimport intake, may_consume
 from xenvbd.dataplane.kept cimport kept_sweep
 from xenvbd.dataplane.queue cimport (
@@ -205,7 +205,7 @@ cdef void obey(Queue q) noexcept nogil:
         q.stopping = True
         q.handing_over = orders & ORDER_HAND_OVER
     if orders & (ORDER_RESUME | ORDER_STOP) and not q.silence and not q.handing_over:
-        retry_held(q)
+        retry_all(q)
     if device_failed(q.device) and not q.silence:
         follow_failure(q)
 

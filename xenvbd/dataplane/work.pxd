@@ -40,7 +40,7 @@ cdef struct work:
     uint32_t nr_vectors                         # pieces in the guest's own pages; 0: the data goes through the buffer
     uint8_t order                               # of the buffer
     uint8_t stage
-    bint was_held                               # there was no room for it on the storage
+    uint8_t was_held                            # enum xenvbd_stop: why it is kept, and tried again
     int16_t status                              # BLKIF_RSP_*, once it is finished
 
 cdef struct work_list:
