@@ -69,13 +69,13 @@ dist/tested: setup
 	@ls dist/python3-xenvbd_*.deb >/dev/null 2>&1 || DEB_BUILD_OPTIONS=nocheck $(MAKE) deb
 
 test-xen: dist/tested
-	timeout -k 10 2700 $(PYTHON) -m pytest -v -m short tests/xen
+	timeout -k 10 2700 $(PYTHON) -m pytest --confcutdir=tests/xen -v -m short tests/xen
 
 test-xen-all: dist/tested
-	timeout -k 10 7200 $(PYTHON) -m pytest -v -m "not bench" tests/xen
+	timeout -k 10 7200 $(PYTHON) -m pytest --confcutdir=tests/xen -v -m "not bench" tests/xen
 
 bench-xen: dist/tested
-	timeout -k 10 10800 $(PYTHON) -m pytest -v -m bench tests/xen
+	timeout -k 10 10800 $(PYTHON) -m pytest --confcutdir=tests/xen -v -m bench tests/xen
 
 lint: setup
 	.venv/bin/ruff check .

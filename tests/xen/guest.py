@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.xen.line import Line, Shell
+from tests.xen.line import Line, Shell, wait
 
 if TYPE_CHECKING:
     from tests.xen.machine import Machine
@@ -75,8 +75,15 @@ class Guest:
 
     def wait_for(self, condition: str, seconds: int = 30) -> None:
         """Wait until a shell condition holds in it."""
-        self.run(f"for i in $(seq {seconds * 5}); do {condition} && exit; sleep 0.2; done; exit 1", seconds * 4)
+        self.run(f"until {condition}; do sleep 0.2; done", seconds)
 
     def destroy(self) -> None:
         """xl destroy."""
         self.machine.dom0(f"xl destroy {self.name}")
+
+    def wait_for_end(self, domid: int, seconds: float = 60) -> None:
+        """Wait until the domain that had this number has left nothing in Xen, nor in xenstore."""
+        def ended() -> bool:
+            return not self.machine.dom0(f"xl list | awk '$2 == {domid}'; "
+                                         f"xenstore-ls -f /local/domain/{domid} 2>/dev/null", check=False)
+        wait(f"the end of {self.name}, domain {domid}", ended, seconds)

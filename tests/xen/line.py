@@ -8,10 +8,16 @@ import shlex
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-# All deadlines are for a machine with nothing else to do; on a busy one they are multiplied.
-PATIENCE = float(os.environ.get("XENVBD_XEN_PATIENCE") or 1)
+# Deadlines are written for a machine with nothing else to do.  What is late is not wrong, so there is time for a busy
+# one as well; only a scenario that fails by hanging takes that long.
+PATIENCE = float(os.environ.get("XENVBD_XEN_PATIENCE") or 4)
+
+
+T = TypeVar("T")
 
 
 class CommandFailed(AssertionError):
@@ -20,6 +26,16 @@ class CommandFailed(AssertionError):
     def __init__(self, where: str, command: str, status: int, output: str):
         super().__init__(f"{where}: {command!r} exited {status}:\n{output}")
         self.status, self.output = status, output
+
+
+def wait(what: str, probe: Callable[[], T], seconds: float) -> T:
+    """Call probe until it says something true, and return that.  TimeoutError with what was waited for."""
+    deadline = time.monotonic() + seconds * PATIENCE
+    while not (found := probe()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not in {seconds * PATIENCE:.0f} s: {what}")
+        time.sleep(0.5)
+    return found
 
 
 class Line:

@@ -11,6 +11,7 @@ files in workdir.  The images come from tests/xen/build-images.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import hashlib
 import signal
@@ -38,6 +39,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)      # PR_SET_PDEATHSIG
 
 
+def host() -> str:
+    """What a snapshot is good for: this QEMU, and this processor, whose time stamps Xen has measured."""
+    version = subprocess.run([QEMU[0], "--version"], check=True, capture_output=True, text=True).stdout
+    return version + "".join(sorted({line for line in Path("/proc/cpuinfo").read_text().splitlines()
+                                     if line.startswith("model name")}))
+
+
 class Machine:
     """One emulated machine with Xen and a Debian dom0.
 
@@ -60,7 +68,7 @@ class Machine:
         else:
             start = self.earlier if self.earlier and self.earlier.exists() else self._snapshot()
             subprocess.run(["cp", "--reflink=auto", str(start), str(self._overlay)], check=True)
-            self.restart()
+            self.load()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -76,7 +84,7 @@ class Machine:
 
     def _snapshot(self) -> Path:
         """An overlay with a snapshot of a dom0 that is ready: made once for these images and this machine."""
-        key = hashlib.sha256(repr([XEN, LINUX, QEMU, THREADS, PORTS]).encode()).hexdigest()[:12]
+        key = hashlib.sha256(repr([XEN, LINUX, QEMU, THREADS, PORTS, host()]).encode()).hexdigest()[:12]
         path = self.images / f"ready-{key}.qcow2"
         if not path.exists():
             self._new_overlay(self._overlay)
@@ -96,25 +104,24 @@ class Machine:
         self._lines["console"].until("DOM0-READY", patience)
         self._shell.sync(patience / 5)
 
-    def restart(self, snapshot: str = READY) -> None:
-        """A new QEMU on the same disk, at a snapshot."""
+    def load(self, snapshot: str = READY) -> None:
+        """Be again as at save(), in a new QEMU.
+
+        In the same one the processor's time stamps would leap ahead by all the time since save(): QEMU lets them never
+        go back, and every other clock does.  Xen and its guests then lose timers ("Platform timer appears to have
+        unexpectedly wrapped").
+        """
         self.stop()
         self._start()
-        self.load(snapshot)
+        said = self._monitor(f"loadvm {snapshot}", 120)
+        if "rror" in said:
+            raise AssertionError(f"loadvm {snapshot}: {said}")
+        self._monitor("cont")
+        self._shell.sync(60)
 
     def save(self, snapshot: str) -> None:
         """Keep the machine as it is, running guests and all, under this name."""
         self._monitor(f"savevm {snapshot}", 180)
-
-    def load(self, snapshot: str) -> None:
-        """Be again as at save()."""
-        said = self._monitor(f"loadvm {snapshot}", 120)
-        if "rror" in said:
-            raise AssertionError(f"loadvm {snapshot}: {said}")
-        for line in self._lines.values():
-            line.clear()
-        self._monitor("cont")
-        self._shell.sync(60)
 
     def snapshots(self) -> set[str]:
         """The names that load() takes."""
@@ -123,9 +130,7 @@ class Machine:
 
     def keep(self, path: Path) -> None:
         """End QEMU, and keep its disk with all snapshots for a later Machine."""
-        self._lines["monitor"].send("quit\n")
-        assert self._qemu
-        self._qemu.wait(60)
+        self.stop()
         fresh = path.with_suffix(".new")
         subprocess.run(["cp", "--reflink=auto", str(self._overlay), str(fresh)], check=True)
         fresh.rename(path)
@@ -149,8 +154,11 @@ class Machine:
         self._lines["monitor"].until(r"\(qemu\) ", 60)
 
     def stop(self) -> None:
-        """End QEMU, at once."""
+        """End QEMU: it writes what it knows of its disk's snapshots, if it still answers."""
         if self._qemu:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._lines["monitor"].send("quit\n")
+                self._qemu.wait(30)
             self._qemu.kill()
             self._qemu.wait()
             self._qemu = None

@@ -74,3 +74,29 @@ def test_what_was_answered_before_a_detach_under_load_is_in_the_image(pv: Guest,
     found = xenvbd.dom0(f"dd if={image} bs=4k count={written} 2>/dev/null | tr -d '\\0'")
     assert found == "".join(f"block {number:08d}" for number in range(written))
     xenvbd.nothing_left(domid, image)
+
+
+def test_several_disks_of_a_guest_work_at_once_and_leave_one_by_one(pv: Guest, xenvbd: Xenvbd) -> None:
+    domid, vdevs = pv.domid, ("xvdb", "xvdc", "xvdd", "xvde")
+    images = {vdev: xenvbd.image(vdev, f"{4 + 4 * number}M") for number, vdev in enumerate(vdevs)}
+    for vdev, image in images.items():
+        xenvbd.attach(pv, image, vdev)
+    assert len(xenvbd.workers()) == 1
+    pv.run("for d in b c d e; do dd if=/dev/urandom of=/dev/xvd$d bs=64k conv=fsync 2>/dev/null & done; wait", 120)
+    for vdev in ("xvdc", "xvde", "xvdb", "xvdd"):
+        inside = pv.run(f"sha256sum /dev/{vdev}").split()[0]
+        xenvbd.detach(pv, vdev)
+        assert xenvbd.checksum(images[vdev]) == inside and not xenvbd.locked(images[vdev])
+        assert vdev not in pv.run("ls /sys/block")
+    xenvbd.nothing_left(domid, *images.values())
+
+
+def test_a_pvh_guest_uses_a_hot_plugged_disk_and_lets_it_go(pvh: Guest, xenvbd: Xenvbd) -> None:
+    image, domid = xenvbd.image("web"), pvh.domid
+    xenvbd.attach(pvh, image, "xvdb")
+    pvh.run(workload.fio("/dev/xvdb"), 300)
+    pvh.run(workload.file_system("/dev/xvdb"), 240)
+    assert pvh.run("sync; sha256sum /dev/xvdb", 120).split()[0] == xenvbd.checksum(image)
+    xenvbd.detach(pvh, "xvdb")
+    assert pvh.run("ls /sys/block") == ""
+    xenvbd.nothing_left(domid, image)

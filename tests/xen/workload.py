@@ -11,6 +11,12 @@ def fio(device: str, size: str = "4M", depth: int = 16) -> str:
     return "set -e; " + FIO.format(device=device, size=size, depth=depth)
 
 
+def written(device: str, mebibytes: int) -> str:
+    """That much of nobody knows what, on the medium; prints the checksum of the whole disk."""
+    return (f"set -e; dd if=/dev/urandom of={device} bs=64k count={mebibytes * 16} conv=fsync 2>/dev/null; "
+            f"sha256sum {device}")
+
+
 def file_system(device: str) -> str:
     """ext4: made, filled, trimmed, unmounted, checked; files keep their checksums over a remount."""
     return (f"set -e; /bin/mke2fs -q -t ext4 {device}; mount {device} /mnt; "

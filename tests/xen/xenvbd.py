@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from tests.xen.guest import Guest
+from tests.xen.line import wait
 from tests.xen.machine import Machine
 
 BACKEND = "/local/domain/0/backend"
@@ -17,6 +17,7 @@ class Xenvbd:
     def __init__(self, machine: Machine):
         self.machine = machine
         self.dom0 = machine.dom0
+        self.left: dict[str, object] = {}
 
     def service(self, verb: str, check: bool = True) -> str:
         """`service xenvbd VERB`: the init script."""
@@ -64,15 +65,20 @@ class Xenvbd:
         areas = f"{BACKEND}/(qdisk|vbd3?)/{domid}|/local/domain/{domid}/device/vbd|/libxl/{domid}/device/vbd"
         return self.dom0(f"xenstore-ls -f | grep -E '^({areas})/.'", check=False)
 
-    def nothing_left(self, domid: int, image: str, seconds: float = 30) -> None:
-        """Wait until a domain's disks are gone: no node, no worker, no lock on the image, no file."""
-        deadline = time.monotonic() + seconds
-        while True:
-            left = {"nodes": self.nodes(domid), "workers": self.workers(),
-                    "locks": self.dom0(f"grep :$(stat -c %i {image}) /proc/locks", check=False),
-                    "files": self.dom0(f"ls /run/xenvbd | grep -- '-{domid}[-.]'", check=False)}
-            if not any(left.values()):
-                break
-            assert time.monotonic() < deadline, f"after {seconds:.0f} s there is still {left}"
-            time.sleep(1)
+    def nothing_left(self, domid: int, *images: str, seconds: float = 30) -> None:
+        """Wait until a domain's disks are gone: no node, no worker, no file, no lock on the images.  It was the last
+        domain with a disk."""
+        def nothing() -> bool:
+            self.left = {"nodes": self.nodes(domid), "workers": self.workers(),
+                         "files": self.dom0(f"ls /run/xenvbd | grep -- '-{domid}[-.]'", check=False),
+                         "locks": [path for path in images if self.locked(path)]}
+            return not any(self.left.values())
+        try:
+            wait("nothing left", nothing, seconds)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: there is still {self.left}") from None
         assert self.disks() == []
+
+    def locked(self, image: str) -> bool:
+        """Whether anybody holds a lock on an image."""
+        return bool(self.dom0(f"grep :$(stat -c %i {image}) /proc/locks", check=False))
