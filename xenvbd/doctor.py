@@ -27,9 +27,10 @@ STORES = ("/run/xenstored/socket", "/var/run/xenstored/socket", "/dev/xen/xenbus
 RING_GRANTS = 16 * 16           # of the largest disk: queues times pages of a ring
 OPEN_FILES = 65536
 TAP_SINCE = (4, 19)             # backendtype=tap makes vbd3 from this Xen on
-# Until when xenproject.org fixes what is found in a release (xen.git, SUPPORT.md of each branch).
-SUPPORTED = {(4, 16): "2024-12-02", (4, 17): "2025-12-12", (4, 18): "2026-11-16", (4, 19): "2027-07-29",
-             (4, 20): "2028-03-05"}
+# Until when xenproject.org fixes holes in a release: Security-Support-Until in SUPPORT.md of each stable branch; since
+# the announcement of 16 February 2026 five years from the release, for 4.17 and later.
+SUPPORTED = {(4, 16): "2024-12-02", (4, 17): "2027-12-12", (4, 18): "2028-11-16", (4, 19): "2029-07-29",
+             (4, 20): "2030-03-05", (4, 21): "2030-11-19", (4, 22): "2031-07-30"}
 ADVISORIES = "https://xenbits.xen.org/xsa/"
 
 
