@@ -53,8 +53,8 @@ class Xenvbd:
         return dict(json.loads(self.dom0(f"xenvbd --json show {guest.name}:{vdev}")))
 
     def workers(self) -> list[int]:
-        """The worker processes."""
-        return [int(pid) for pid in self.dom0("pgrep -f '[x]envbd[.-]worker'", check=False).split()]
+        """The worker processes that have a domain; not the spare."""
+        return [int(pid) for pid in self.dom0("pgrep -x 'xenvbd-worker [0-9]+'", check=False).split()]
 
     def checksum(self, path: str) -> str:
         """Of an image, read behind the backend's back."""
