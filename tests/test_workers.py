@@ -197,6 +197,13 @@ def test_a_dismissed_worker_ends_and_the_next_disk_gets_a_new_one_at_once(manage
     manager.until(lambda: manager.exits == [7] and manager.workers.running == 1)
 
 
+def test_a_worker_that_is_dismissed_before_it_has_begun_leaves_no_socket(manager, tmp_path):
+    manager.workers.get(7)
+    manager.workers.dismiss(7)
+    manager.until(lambda: manager.exits == [7])
+    assert not (tmp_path / "worker-7.sock").exists()
+
+
 def test_a_worker_that_keeps_dying_is_not_started_on_and_on(manager):
     for _ in range(MAX_DEATHS):
         manager.exits.clear()

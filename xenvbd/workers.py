@@ -252,8 +252,12 @@ class Workers:
     def dismiss(self, domid: int) -> None:
         """Let a domain's worker end: to be called when its last disk has gone.  The next disk gets a new one."""
         if worker := self.by_domid.pop(domid, None):
-            _unlink(self.runtime.worker(domid))         # nobody is to find it any more
             self._leaving.add(worker)
+            if not os.path.exists(self.runtime.worker(domid)):
+                # It has not begun yet, and must not take the next one's place when it does.
+                worker.leaving = True
+                worker.kill()
+            _unlink(self.runtime.worker(domid))         # nobody is to find it any more
             self._stop(worker)
 
     def replace(self, domid: int) -> Worker:
@@ -347,6 +351,7 @@ class Workers:
             del self.by_domid[worker.domid]
             if not worker.leaving:
                 self._deaths.setdefault(worker.domid, deque(maxlen=MAX_DEATHS)).append(time.monotonic())
+        if worker.domid not in self.by_domid:
             _unlink(self.runtime.worker(worker.domid))
         self._leaving.discard(worker)
         self.on_exit(worker)
