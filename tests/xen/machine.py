@@ -50,11 +50,14 @@ class Machine:
     """One emulated machine with Xen and a Debian dom0.
 
     images: where build-images put them; workdir: for the disk's overlay, sockets and consoles; icount: count
-    instructions instead of time (for measurements; boots anew, has no snapshots); earlier: what keep() left.
+    instructions instead of time (for measurements; boots anew, from earlier's disk if that is given); earlier: what
+    keep() left; without: features of the processor to leave out.
     """
 
-    def __init__(self, images: Path, workdir: Path, *, icount: bool = False, earlier: Path | None = None):
+    def __init__(self, images: Path, workdir: Path, *, icount: bool = False, earlier: Path | None = None,
+                 without: tuple[str, ...] = ()):
         self.images, self.workdir, self.icount, self.earlier = images, workdir, icount, earlier
+        self._arguments = [",-".join((word, *without)) if word.startswith("max,") else word for word in QEMU]
         self.logs = workdir
         self._overlay = workdir / "overlay.qcow2"
         self._lines: dict[str, Line] = {}
@@ -62,12 +65,14 @@ class Machine:
 
     def __enter__(self) -> Machine:
         self.workdir.mkdir(parents=True, exist_ok=True)
-        if self.icount:
+        start = self.earlier if self.earlier and self.earlier.exists() else None
+        if self.icount and not start:
             self._new_overlay(self._overlay)
+        else:
+            subprocess.run(["cp", "--reflink=auto", str(start or self._snapshot()), str(self._overlay)], check=True)
+        if self.icount:
             self.boot()
         else:
-            start = self.earlier if self.earlier and self.earlier.exists() else self._snapshot()
-            subprocess.run(["cp", "--reflink=auto", str(start), str(self._overlay)], check=True)
             self.load()
         return self
 
@@ -136,7 +141,7 @@ class Machine:
         fresh.rename(path)
 
     def _start(self) -> None:
-        arguments = [*QEMU, *(ICOUNT if self.icount else THREADS)]
+        arguments = [*self._arguments, *(ICOUNT if self.icount else THREADS)]
         sockets = {name: self.workdir / f"{name}.sock" for name in ("console", "monitor", *PORTS)}
         for name, path in sockets.items():
             path.unlink(missing_ok=True)
