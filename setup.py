@@ -37,11 +37,18 @@ NATIVE: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+# The loops over requests are one function each: the calls in them took 20 of 120 instructions a request.
+INLINE = [f"--param={what}" for what in ("max-inline-insns-single=1000", "large-function-growth=1000",
+                                         "inline-unit-growth=200")]
+
+
 def extension(path: Path) -> Extension:
     """The extension module of one .pyx file."""
     name = ".".join(path.relative_to(HERE).with_suffix("").parts)
     sources, libraries = NATIVE.get(name, ([], []))
     compile_args, link_args = ["-O2", "-g", "-std=gnu11", *WARNINGS], []
+    if path.parent.name == "dataplane":
+        compile_args += INLINE
     if SANITIZE:
         compile_args += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
         link_args += ["-fsanitize=address,undefined"]

@@ -46,14 +46,13 @@ cdef inline bint request_within(uint64_t sector, uint64_t count, const request_l
 cdef inline uint32_t request_sectors(const blkif_request_segment *segments, uint32_t nr) noexcept nogil:
     """Sectors of all segments, or 0: there is none, or one ends before it starts, or outside its page."""
     cdef const blkif_request_segment *end = segments + nr
-    cdef uint32_t first, last, total = nr
+    cdef uint32_t last, less, seen = 0, total = nr
     while segments != end:
-        first, last = segments.first_sect, segments.last_sect
-        if first > last or last >= XENVBD_PAGE_SIZE // XENVBD_SECTOR_SIZE:
-            return 0
-        total += last - first
+        last, less = segments.last_sect, segments.last_sect - <uint32_t>segments.first_sect
+        seen |= last | less             # one that ends before it starts wraps
+        total += less
         segments += 1
-    return total
+    return 0 if seen >= XENVBD_PAGE_SIZE // XENVBD_SECTOR_SIZE else total
 
 
 # Operations that are not plain READ and WRITE.

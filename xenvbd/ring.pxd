@@ -6,10 +6,23 @@ __RING_SIZE: rounded down to a power of two).
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
+    """
+    /* Copy a wide entry out of the ring, 16 bytes at a time, each loaded once: volatile (XSA-155).  Its head. */
+    static inline uint32_t xenvbd_copy_entry(void *to, const void *from)
+    {
+        typedef uint64_t wide __attribute__((vector_size(16), aligned(8), may_alias));
+        const volatile wide *source = (const volatile wide *)from;
+        wide *copy = (wide *)to, a = source[0], b = source[1], c = source[2], d = source[3];
+        copy[0] = a, copy[1] = b, copy[2] = c, copy[3] = d;
+        b = source[4], c = source[5], d = source[6];
+        copy[4] = b, copy[5] = c, copy[6] = d;
+        return (uint32_t)a[0];
+    }
+    """
     enum:
         _RELAXED "__ATOMIC_RELAXED"
+    uint32_t _copy_entry "xenvbd_copy_entry"(void *to, const void *source) noexcept nogil
     uint32_t _load32 "__atomic_load_n"(const uint32_t *p, int order) noexcept nogil
-    uint64_t _load64 "__atomic_load_n"(const uint64_t *p, int order) noexcept nogil
     void _store64 "__atomic_store_n"(uint64_t *p, uint64_t value, int order) noexcept nogil
 
 cdef extern from "xenvbd/blkif_abi.h" nogil:
@@ -82,7 +95,8 @@ cdef void back_adopt(back_ring *ring, void *sring, uint32_t pages, int abi, uint
 # Requests posted and not taken, req_prod read once (acquire); -EPROTO: the producer overran the ring (R2).
 cdef int back_pending(back_ring *ring) noexcept nogil
 # The layouts and operations that are not the common one.
-cdef void back_take_other(back_ring *ring, const char *p, xenvbd_request *out) noexcept nogil
+cdef void back_take_narrow(const char *p, xenvbd_request *out) noexcept nogil
+cdef void rearrange(xenvbd_request *out) noexcept nogil
 cdef void back_respond_narrow(char *p, uint64_t id, uint32_t tail) noexcept nogil
 
 
@@ -90,22 +104,22 @@ cdef inline char *back_entry(const back_ring *ring, uint32_t index) noexcept nog
     return <char *>ring.sring + RING_HEADER + <size_t>(index & (ring.nr_ents - 1)) * ring.stride
 
 
+cdef inline void spread_head(uint32_t head, xenvbd_request *out) noexcept nogil:
+    """An entry's first word, as that of a READ."""
+    out.operation, out.sub, out.nr_segments = <uint8_t>head, 0, <uint8_t>(head >> 8)
+    out.handle = <uint16_t>(head >> 16)
+
+
 cdef inline void back_take(back_ring *ring, xenvbd_request *out) noexcept nogil:
     """Copy the request at req_cons into *out, each shared byte loaded once (XSA-155), and step req_cons."""
     cdef const char *p = back_entry(ring, ring.req_cons)
-    cdef uint32_t i, n, head = _load32(<const uint32_t *>p, _RELAXED)
-    cdef uint64_t *segments = <uint64_t *>out.u.seg
     ring.req_cons += 1
-    out.operation = <uint8_t>head
-    out.sub, out.nr_segments, out.handle = 0, <uint8_t>(head >> 8), <uint16_t>(head >> 16)
-    if ring.narrow or out.operation >= BLKIF_OP_DISCARD:
-        back_take_other(ring, p, out)
+    if ring.narrow:
+        back_take_narrow(p, out)
         return
-    out.id = _load64(<const uint64_t *>(p + 8), _RELAXED)
-    out.sector = _load64(<const uint64_t *>(p + 16), _RELAXED)
-    n = min(<uint32_t>out.nr_segments, <uint32_t>BLKIF_MAX_SEGMENTS_PER_REQUEST)
-    for i in range(n):
-        segments[i] = _load64(<const uint64_t *>(p + 24) + i, _RELAXED)
+    spread_head(_copy_entry(out, p), out)
+    if out.operation >= BLKIF_OP_DISCARD:
+        rearrange(out)
 
 
 cdef inline void back_respond(back_ring *ring, uint64_t id, uint8_t operation, int16_t status) noexcept nogil:

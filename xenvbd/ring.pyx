@@ -4,7 +4,7 @@ Bytes shared with the guest are read here with atomic loads, each once a request
 must not do is load one again after a check.  Everything behind looks at the private copy.
 """
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 import errno
 from collections import namedtuple
@@ -98,35 +98,28 @@ cdef int back_pending(back_ring *ring) noexcept nogil:
     return <int>posted
 
 
-cdef void take_indirect(const char *p, bint narrow, xenvbd_request *out) noexcept nogil:
-    """The head's second half is nr_segments; the handle stands behind the sector in this layout alone, and shares
-    a word with padding."""
-    cdef uint32_t i, pages
-    cdef const uint32_t *grefs = <const uint32_t *>(p + (INDIRECT_GREFS_32 if narrow else INDIRECT_GREFS_64))
-    out.sub, out.nr_segments = <uint8_t>out.nr_segments, out.handle
-    out.handle = <uint16_t>load32(<const uint32_t *>(p + (HEAD_32 if narrow else HEAD_64)), __ATOMIC_RELAXED)
-    pages = (out.nr_segments + XENVBD_SEGMENTS_PER_INDIRECT_PAGE - 1) // XENVBD_SEGMENTS_PER_INDIRECT_PAGE
-    for i in range(min(pages, <uint32_t>BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST)):
-        out.u.indirect_gref[i] = load32(grefs + i, __ATOMIC_RELAXED)
-
-
-cdef void back_take_other(back_ring *ring, const char *p, xenvbd_request *out) noexcept nogil:
-    """What back_take() leaves: *out has the head's fields, as a READ's are."""
-    cdef bint is32 = ring.narrow
-    cdef const char *body = p + (HEAD_32 if is32 else HEAD_64)
-    cdef uint32_t i
-    cdef uint64_t segment
-    out.id = load_wide(body - 16, is32)
-    out.sector = load_wide(body - 8, is32)
-    if out.operation == BLKIF_OP_INDIRECT:
-        take_indirect(p, is32, out)
-    elif out.operation == BLKIF_OP_DISCARD:
+cdef void rearrange(xenvbd_request *out) noexcept nogil:
+    """A copy whose head and body are still where a READ's would be: put in place what the operation has there."""
+    cdef uint32_t *words = <uint32_t *>&out.u
+    if out.operation == BLKIF_OP_DISCARD:
         out.sub, out.nr_segments = <uint8_t>out.nr_segments, 0
-        out.u.nr_sectors = load_wide(body, is32)
-    else:
-        for i in range(min(<uint32_t>out.nr_segments, <uint32_t>BLKIF_MAX_SEGMENTS_PER_REQUEST)):
-            segment = load_wide(body + 8 * i, is32)
-            memcpy(&out.u.seg[i], &segment, sizeof(segment))
+    elif out.operation == BLKIF_OP_INDIRECT:
+        # The handle stands behind the sector, and shares a word with padding.
+        out.sub, out.nr_segments, out.handle = <uint8_t>out.nr_segments, out.handle, <uint16_t>words[0]
+        memmove(words, words + 1, sizeof(out.u.indirect_gref))
+
+
+cdef void back_take_narrow(const char *p, xenvbd_request *out) noexcept nogil:
+    cdef uint32_t *words = <uint32_t *>&out.u
+    cdef const uint32_t *body = <const uint32_t *>(p + HEAD_32)
+    cdef uint32_t i
+    spread_head(load32(<const uint32_t *>p, __ATOMIC_RELAXED), out)
+    out.id = load_wide(p + 4, True)
+    out.sector = load_wide(p + 12, True)
+    for i in range(sizeof(out.u) // 4):
+        words[i] = load32(body + i, __ATOMIC_RELAXED)
+    if out.operation >= BLKIF_OP_DISCARD:
+        rearrange(out)
 
 
 cdef void back_respond_narrow(char *p, uint64_t id, uint32_t tail) noexcept nogil:

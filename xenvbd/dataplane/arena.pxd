@@ -12,7 +12,6 @@ cdef enum:
 cdef struct arena:
     char *base
     uint32_t pages
-    uint32_t used               # pages handed out
     bint touched                # since the last arena_trim()
     # Blocks given back are kept as they are, the last one first: it is still in the caches.
     uint32_t quick[9]
@@ -38,13 +37,11 @@ cdef inline uint32_t arena_take(arena *a, uint8_t order) noexcept nogil:
     cdef uint32_t page = a.quick[order]
     if page != ARENA_NONE:
         a.quick[order] = a.next[page]
-        a.used += <uint32_t>1 << order
         return page
     return arena_split(a, order)
 
 
 cdef inline void arena_give(arena *a, uint32_t page, uint8_t order) noexcept nogil:
-    a.used -= <uint32_t>1 << order
     a.next[page] = a.quick[order]
     a.quick[order] = page
 

@@ -74,7 +74,6 @@ cdef uint32_t split(arena *a, uint8_t order) noexcept nogil:
         found -= 1
         link(a, page + (<uint32_t>1 << found), found)
     a.touched = True
-    a.used += <uint32_t>1 << order
     return page
 
 
@@ -133,7 +132,18 @@ cdef class Arena:
     @property
     def used(self):
         """Bytes handed out."""
-        return <size_t>self.c.used << 12
+        return (<size_t>self.c.pages << 12) - sum(
+            (<size_t>1 << order) * (listed(&self.c, self.c.quick[order]) + listed(&self.c, self.c.free[order])) << 12
+            for order in range(ARENA_ORDERS))
+
+
+cdef uint32_t listed(arena *a, uint32_t page) noexcept:
+    """Blocks in a list."""
+    cdef uint32_t n = 0
+    while page != ARENA_NONE:
+        page = a.next[page]
+        n += 1
+    return n
 
 
 cdef void map_huge(Arena self) except *:

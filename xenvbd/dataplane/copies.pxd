@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 from xenvbd.dataplane.work cimport work
 from xenvbd.hv.grant cimport GrantTable, copy_from_guest, copy_to_guest
 from xenvbd.hv.ops cimport GNTST_okay, xengnttab_grant_copy_segment_t
-from xenvbd.ring cimport XENVBD_SECTOR_SIZE
+from xenvbd.ring cimport XENVBD_SECTOR_SIZE, blkif_request_segment
 
 cdef enum:
     COPIES = 4096           # segments a call: more than a pass of common requests has
@@ -27,28 +27,42 @@ cdef void copies_run(copy_batch *batch, GrantTable grants) noexcept nogil
 
 cdef inline void copies_add_in(copy_batch *batch, work *w, char *buffer) noexcept nogil:
     """Add a request's data, into the buffer."""
-    cdef uint32_t i, length, first
+    cdef const blkif_request_segment *segment = w.segments
+    cdef const blkif_request_segment *last = segment + w.plan.nr_segments
+    cdef xengnttab_grant_copy_segment_t *copy = &batch.segments[batch.nr]
+    cdef uint32_t length
     w.first_copy = batch.nr
-    for i in range(w.plan.nr_segments):
-        first = w.segments[i].first_sect
-        length = (w.segments[i].last_sect - first + 1) * XENVBD_SECTOR_SIZE
-        copy_from_guest(&batch.segments[batch.nr + i], w.segments[i].gref, batch.domid, first * XENVBD_SECTOR_SIZE,
-                        buffer, length)
-        buffer += length
     batch.nr += w.plan.nr_segments
+    while segment != last:
+        length = (segment.last_sect - <uint32_t>segment.first_sect + 1) * XENVBD_SECTOR_SIZE
+        copy_from_guest(copy, segment.gref, batch.domid, segment.first_sect * XENVBD_SECTOR_SIZE, buffer, length)
+        buffer += length
+        copy += 1
+        segment += 1
 
 
 cdef inline void copies_add_out(copy_batch *batch, work *w, const char *buffer) noexcept nogil:
     """Add a request's data, out of the buffer."""
-    cdef uint32_t i, length, first
+    cdef const blkif_request_segment *segment = w.segments
+    cdef const blkif_request_segment *last = segment + w.plan.nr_segments
+    cdef xengnttab_grant_copy_segment_t *copy = &batch.segments[batch.nr]
+    cdef uint32_t length
     w.first_copy = batch.nr
-    for i in range(w.plan.nr_segments):
-        first = w.segments[i].first_sect
-        length = (w.segments[i].last_sect - first + 1) * XENVBD_SECTOR_SIZE
-        copy_to_guest(&batch.segments[batch.nr + i], w.segments[i].gref, batch.domid, first * XENVBD_SECTOR_SIZE,
-                      buffer, length)
-        buffer += length
     batch.nr += w.plan.nr_segments
+    while segment != last:
+        length = (segment.last_sect - <uint32_t>segment.first_sect + 1) * XENVBD_SECTOR_SIZE
+        copy_to_guest(copy, segment.gref, batch.domid, segment.first_sect * XENVBD_SECTOR_SIZE, buffer, length)
+        buffer += length
+        copy += 1
+        segment += 1
+
+
+cdef inline bint copies_clean(const copy_batch *batch) noexcept nogil:
+    """Whether every single copy succeeded."""
+    cdef uint32_t i, failed = 0
+    for i in range(batch.nr):
+        failed |= <uint32_t>batch.segments[i].status ^ GNTST_okay
+    return failed == 0
 
 
 cdef inline uint32_t copies_failed(copy_batch *batch, work *w, uint32_t nr) noexcept nogil:

@@ -23,6 +23,7 @@ from xenvbd.dataplane.events cimport (
 from xenvbd.dataplane.queue cimport KEEP_NO_SPACE, KEEP_READS, KEEP_WRITES, SILENT_FAILED
 from xenvbd.dataplane.tally cimport XENVBD_STOP_FLUSH, XENVBD_STOP_IO, XENVBD_STOP_NONE, XENVBD_STOP_NOSPC, now_ns
 from xenvbd.dataplane.work cimport (
+    WAY_OTHER,
     WORK_DATA,
     WORK_DRAINING,
     WORK_FIRST,
@@ -59,9 +60,9 @@ cdef void start_flush(Queue q) noexcept nogil:
         return
     q.flushing = take_all(&q.flush_waiting)
     q.flush_running = True
-    q.flush.opcode, q.flush.flags, q.flush.nr_iov = DISK_FLUSH, 0, 0
-    q.flush.offset = q.flush.length = 0
-    submit(q, &q.flush)
+    q.flush.op.opcode, q.flush.op.flags, q.flush.op.nr_iov = DISK_FLUSH, 0, 0
+    q.flush.op.offset = q.flush.op.length = 0
+    submit(q, &q.flush.op)
 
 
 cdef void start_discard(Queue q, work *w) noexcept nogil:
@@ -114,6 +115,7 @@ cdef void count_out(Queue q, work *w) noexcept nogil:
 
 cdef void count_in(Queue q, work *w, int error) noexcept nogil:
     """One more that is kept; the first of its kind is told of."""
+    w.way = WAY_OTHER
     if no_room(error):
         w.was_held = XENVBD_STOP_NOSPC
         q.nr_held += 1
@@ -227,8 +229,8 @@ cdef void follow_failure(Queue q) noexcept nogil:
 cdef void settle_flush(Queue q) noexcept nogil:
     cdef work *w
     q.flush_running = False
-    if q.flush.result < 0:
-        flush_failed(q, -q.flush.result)
+    if q.flush.op.result < 0:
+        flush_failed(q, -q.flush.op.result)
         return
     device_give_flush(q.device)
     w = NULL if q.silence else pop(&q.flushing)

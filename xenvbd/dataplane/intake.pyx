@@ -3,17 +3,29 @@
 Grant copies are one call for all segment descriptors of a pass and one for all the data written in it.  A request
 with one failed copy does no I/O at all.
 """
-from libc.stdint cimport int16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, uint16_t, uint32_t, uint64_t
 
 from xenvbd.dataplane.arena cimport ARENA_NONE, arena_address, arena_order, arena_take
 from xenvbd.dataplane.copies cimport copies_add_descriptors, copies_add_in, copies_failed, copies_fit, copies_run
 from xenvbd.dataplane.events cimport EVENT_QUARANTINED, event_post
-from xenvbd.dataplane.execute cimport execute, finish, proceed
-from xenvbd.dataplane.kept cimport kept_sweep, kept_take
+from xenvbd.dataplane.execute cimport execute, finish, proceed, submit_data, submit_vectors
+from xenvbd.dataplane.kept cimport kept_sweep, kept_table, kept_take
 from xenvbd.dataplane.queue cimport SILENT_QUARANTINE
 from xenvbd.dataplane.tally cimport now_ns
-from xenvbd.dataplane.work cimport WORK_REFUSED, WORK_TAKEN, pop, push, work, work_list
-from xenvbd.journal cimport journal_consumed, journal_take, xenvbd_journal_slot
+from xenvbd.dataplane.work cimport (
+    WAY_ANSWER,
+    WAY_OTHER,
+    WAY_SCATTER,
+    WORK_REFUSED,
+    WORK_TAKEN,
+    pop,
+    push,
+    work,
+    work_list,
+)
+from xenvbd.disk.disk cimport disk_op
+from xenvbd.disk.oplist cimport chain_add, chain_begin, chain_end, op_chain
+from xenvbd.journal cimport journal, journal_consumed, journal_take, xenvbd_journal_slot
 from xenvbd.request cimport (
     REQUEST_BARRIER,
     REQUEST_READ,
@@ -26,11 +38,14 @@ from xenvbd.request cimport (
 )
 from xenvbd.ring cimport (
     BLKIF_OP_INDIRECT,
+    BLKIF_OP_WRITE,
+    BLKIF_OP_WRITE_BARRIER,
     BLKIF_RSP_EOPNOTSUPP,
     BLKIF_RSP_ERROR,
     BLKIF_RSP_OKAY,
     XENVBD_SECTOR_SIZE,
     back_pending,
+    back_ring,
     back_take,
 )
 
@@ -53,7 +68,7 @@ cdef void quarantine(Queue q) noexcept nogil:
 
 cdef void count_pass(Queue q, uint32_t taken) noexcept nogil:
     """A guest that only rings, or only sends what is refused, is looked at a thousand times a second."""
-    if q.good:
+    if taken > q.bad:
         q.fruitless = 0
     elif taken or q.rung:
         q.fruitless += 1
@@ -68,13 +83,15 @@ cdef void refuse(Queue q, work *w, int16_t status) noexcept nogil:
     else:
         q.stats.invalid += 1
     w.stage = WORK_REFUSED
+    q.bad += 1
     finish(q, w, status)
 
 
 cdef inline void route(Queue q, work *w) noexcept nogil:
     """It has its buffer."""
     if w.plan.kind == REQUEST_READ:
-        execute(q, w)
+        w.way = WAY_SCATTER
+        submit_data(q, w, REQUEST_READ)
     else:
         push(&q.gathering, w)
 
@@ -85,17 +102,34 @@ cdef inline bint give_buffer(Queue q, work *w) noexcept nogil:
     return w.buffer != ARENA_NONE
 
 
-cdef inline void prepare(Queue q, work *w) noexcept nogil:
-    """It is good.  Those that wait for a buffer are served in their order, so that large ones get theirs too."""
-    q.good += 1
-    if w.plan.sectors == 0 or (q.kept.cap and w.plan.kind <= REQUEST_WRITE and kept_take(q.kept, w)):
+cdef void starve(Queue q, work *w) noexcept nogil:
+    """Those that wait for a buffer are served in their order, so that large ones get theirs too."""
+    if q.starving.first == NULL:
+        q.stats.starved += 1
+    push(&q.starving, w)
+
+
+cdef inline void prepare_data(Queue q, const kept_table *table, work *w) noexcept nogil:
+    """It is good, and a plain read or write."""
+    if q.kept.cap and kept_take(q.kept, table, w):
+        w.way = WAY_ANSWER
+        submit_vectors(q, w, w.plan.kind, <uint16_t>w.nr_vectors)
+    elif q.starving.first == NULL and give_buffer(q, w):
+        route(q, w)
+    else:
+        starve(q, w)
+
+
+cdef void prepare(Queue q, work *w) noexcept nogil:
+    """It is good."""
+    if w.plan.kind <= REQUEST_WRITE:
+        prepare_data(q, &q.kept.table, w)
+    elif w.plan.sectors == 0:
         execute(q, w)
     elif q.starving.first == NULL and give_buffer(q, w):
         route(q, w)
     else:
-        if q.starving.first == NULL:
-            q.stats.starved += 1
-        push(&q.starving, w)
+        starve(q, w)
 
 
 cdef uint32_t revive(Queue q) noexcept nogil:
@@ -107,40 +141,75 @@ cdef uint32_t revive(Queue q) noexcept nogil:
     return n
 
 
-cdef inline void admit(Queue q, work *w, uint64_t now) noexcept nogil:
-    """See where a request goes that stands in its journal slot."""
-    cdef xenvbd_journal_slot *slot = w.slot
-    cdef int16_t status
-    q.live += 1
-    w.since, w.stage, w.segments = now, WORK_TAKEN, slot.request.u.seg
-    status = request_check(&slot.request, &q.limits, &w.plan)
-    if status != BLKIF_RSP_OKAY:
-        refuse(q, w, status)
-        return
+cdef void admit_other(Queue q, work *w) noexcept nogil:
+    """It is good as far as can be seen, and no plain read or write."""
     if w.plan.kind == REQUEST_BARRIER:
         q.barrier = w
-    if slot.request.operation == BLKIF_OP_INDIRECT:
+    if w.slot.request.operation == BLKIF_OP_INDIRECT:
         push(&q.describing, w)
     else:
         prepare(q, w)
 
 
-cdef inline work *take(Queue q) noexcept nogil:
+cdef inline void admit(Queue q, const kept_table *table, work *w) noexcept nogil:
+    """See where a request goes that stands in its journal slot."""
+    cdef xenvbd_journal_slot *slot = w.slot
+    cdef int16_t status
+    w.segments = slot.request.u.seg
+    w.stage, w.way, w.status = WORK_TAKEN, WAY_OTHER, BLKIF_RSP_OKAY
+    status = request_check(&slot.request, &q.limits, &w.plan)
+    if status != BLKIF_RSP_OKAY:
+        refuse(q, w, status)
+    elif slot.request.operation <= BLKIF_OP_WRITE:
+        prepare_data(q, table, w)
+    else:
+        admit_other(q, w)
+
+
+cdef void admit_all(Queue q, disk_op *taken) noexcept nogil:
+    """The same of a list of works."""
+    cdef kept_table table = q.kept.table
+    cdef work *w
+    while taken != NULL:
+        w, taken = <work *>taken, taken.next
+        q.live += 1
+        admit(q, &table, w)
+
+
+cdef inline work *take(Queue q, back_ring *ring, journal *log) noexcept nogil:
     """Copy the next request into a journal slot."""
-    cdef uint32_t idx = q.ring.req_cons
-    cdef work *w = &q.works[journal_take(q.log)]
-    back_take(&q.ring, &w.slot.request)
+    cdef uint32_t idx = ring.req_cons
+    cdef work *w = &q.works[journal_take(log)]
+    back_take(ring, &w.slot.request)
     if q.limits.unit_shift:
         request_scale(&w.slot.request, q.limits.unit_shift)
-    journal_consumed(q.log, w.slot, idx)
+    journal_consumed(log, w.slot, idx)
     return w
+
+
+cdef disk_op *take_some(Queue q, uint32_t budget, uint64_t now) noexcept nogil:
+    """Take at most so many requests, and none behind a barrier: a list of their works."""
+    cdef back_ring ring = q.ring            # copies: the compiler cannot know that nothing below changes them
+    cdef journal log = q.log[0]
+    cdef uint32_t end = ring.req_cons + budget
+    cdef op_chain taken
+    cdef work *w
+    chain_begin(&taken)
+    while ring.req_cons != end:
+        w = take(q, &ring, &log)
+        w.since = now
+        chain_add(&taken, &w.op)
+        if w.slot.request.operation == BLKIF_OP_WRITE_BARRIER:
+            break
+    q.ring.req_cons, q.log.nr_free = ring.req_cons, log.nr_free
+    return chain_end(&taken)
 
 
 cdef uint32_t consume(Queue q) noexcept nogil:
     cdef int posted = back_pending(&q.ring)
-    cdef uint32_t n = 0, budget = EAGER_BUDGET if q.eager else q.ring.nr_ents
+    cdef uint32_t before = q.ring.req_cons, budget = EAGER_BUDGET if q.eager else q.ring.nr_ents
     cdef uint64_t now
-    q.good = 0
+    q.bad = 0
     if posted < 0:
         quarantine(q)
         return 0
@@ -148,12 +217,9 @@ cdef uint32_t consume(Queue q) noexcept nogil:
         now = q.kept.now = now_ns()
         if now >= q.kept.sweep_at:
             kept_sweep(q.kept, now)
-        budget = min(budget, <uint32_t>posted)
-        while n < budget and q.barrier == NULL and q.starving.first == NULL:
-            admit(q, take(q), now)
-            n += 1
-    q.more = n < <uint32_t>posted
-    return n
+        admit_all(q, take_some(q, min(budget, <uint32_t>posted), now))
+    q.more = q.ring.req_cons - before < <uint32_t>posted
+    return q.ring.req_cons - before
 
 
 cdef void run_batch(Queue q) noexcept nogil:
@@ -201,6 +267,8 @@ cdef void describe(Queue q) noexcept nogil:
         while w != NULL:
             if copied(q, w, indirect_pages(w.plan.nr_segments)):
                 described(q, w)
+            else:
+                q.bad += 1
             w = pop(&batch)
 
 
@@ -226,8 +294,12 @@ cdef void gather(Queue q) noexcept nogil:
 cdef void begin_again(Queue q, const uint32_t *slots, uint32_t nr) noexcept nogil:
     cdef uint64_t now = now_ns()
     cdef uint32_t i
+    cdef op_chain taken
+    chain_begin(&taken)
     for i in range(nr):
-        admit(q, &q.works[slots[i]], now)
+        q.works[slots[i]].since = now
+        chain_add(&taken, &q.works[slots[i]].op)
+    admit_all(q, chain_end(&taken))
     # Not left to the first pass: it takes nothing, and describes nothing, while there is a barrier.
     describe(q)
     gather(q)

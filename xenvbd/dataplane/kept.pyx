@@ -34,6 +34,12 @@ cdef class Kept:
         free(self.table.slots)
 
 
+cdef kept_page *kept_search(const kept_table *table, uint32_t gref, uint32_t at) noexcept nogil:
+    while table.slots[at] != NULL and table.slots[at].gref != gref:
+        at = (at + 1) & table.mask
+    return table.slots[at]
+
+
 cdef void list_page(kept_table *table, kept_page *page) noexcept nogil:
     cdef uint32_t at = kept_home(table, page.gref)
     while table.slots[at] != NULL:
@@ -99,6 +105,40 @@ cdef kept_page *kept_add(Kept k, uint32_t gref) noexcept nogil:
     list_page(&k.table, page)
     k.count += 1
     return page
+
+
+cdef bint kept_take_all(Kept k, work *w) noexcept nogil:
+    cdef kept_table table = k.table             # a copy: the compiler cannot know that nothing below changes it
+    cdef const blkif_request_segment *segment = w.segments
+    cdef const blkif_request_segment *last = segment + w.plan.nr_segments
+    cdef kept_page **kept = w.kept
+    cdef iovec *vector = w.vectors
+    cdef char *end = NULL
+    cdef char *start
+    cdef kept_page *page
+    cdef uint32_t length
+    while segment != last:
+        page = kept_find(&table, segment.gref)
+        if page == NULL:
+            page = kept_add(k, segment.gref)
+            if page == NULL:
+                kept_give(w, <uint32_t>(kept - w.kept))
+                return False
+        page.users += 1
+        page.recent = 1
+        kept[0] = page
+        start = page.address + segment.first_sect * XENVBD_SECTOR_SIZE
+        length = (segment.last_sect - <uint32_t>segment.first_sect + 1) * XENVBD_SECTOR_SIZE
+        if start == end:
+            (vector - 1).iov_len += length
+        else:
+            vector.iov_base, vector.iov_len = start, length
+            vector += 1
+        end = start + length
+        kept += 1
+        segment += 1
+    w.nr_vectors = <uint32_t>(vector - w.vectors)
+    return True
 
 
 cdef void kept_sweep(Kept k, uint64_t now) noexcept nogil:

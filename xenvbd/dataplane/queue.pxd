@@ -8,7 +8,8 @@ from xenvbd.dataplane.events cimport event_list
 from xenvbd.dataplane.kept cimport Kept
 from xenvbd.dataplane.tally cimport Tally, xenvbd_stats
 from xenvbd.dataplane.work cimport kept_page, work, work_list
-from xenvbd.disk.disk cimport Disk, DiskQueue, disk_op, iovec
+from xenvbd.disk.disk cimport Disk, DiskQueue, iovec
+from xenvbd.disk.oplist cimport op_chain
 from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable, Mapping
 from xenvbd.hv.ops cimport Hypervisor
@@ -71,6 +72,7 @@ cdef class Queue:
     cdef readonly int control       # eventfd
     cdef uint32_t orders            # atomic: bits of queue_order
     # where the requests in flight are; each in one list, or with the disk
+    cdef op_chain ready             # what the disk gets at the end of this pass
     cdef work_list describing       # indirect: their pages of segments are to be copied
     cdef work_list starving         # there was no buffer for them
     cdef work_list gathering        # writes whose data is to be copied in
@@ -82,15 +84,15 @@ cdef class Queue:
     cdef work_list stuck            # what failed otherwise and is kept: tried again when told to
     cdef work_list finished         # to be answered
     cdef work *barrier              # nothing is consumed while there is one
-    cdef disk_op flush
+    cdef work flush                 # not a request's: the fdatasync that flushes share
     cdef bint flush_running
     cdef uint32_t discards_running
     cdef uint32_t discards_allowed
     # how many they are
     cdef uint32_t live              # consumed and not answered
     cdef uint32_t owned             # of them, operations that the disk has
-    cdef uint32_t unstarted         # submitted since the last enter() or sleep()
-    cdef uint32_t good              # consumed and not refused, of this pass
+    cdef bint unstarted             # there are some since the last enter() or sleep()
+    cdef uint32_t bad               # consumed and refused, of this pass
     # how the thread is to go on
     cdef int silence                # enum queue_silence
     cdef bint stopping
@@ -123,6 +125,7 @@ cdef class Queue:
     cdef open_journal(self, agreement, image, journal_fd)
     cdef bind(self, Hypervisor hypervisor, agreement)
     cdef allocate(self, Disk disk, settings)
+    cdef allocate_vectors(self, size_t room)
     cdef keep_grants(self, Disk disk, settings, agreement)
     cdef join_device(self)
 

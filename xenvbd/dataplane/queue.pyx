@@ -13,6 +13,7 @@ from xenvbd.dataplane.kept cimport Kept, kept_drop_all, kept_drop_idle
 from xenvbd.dataplane.tally cimport Tally
 from xenvbd.dataplane.work cimport kept_page
 from xenvbd.disk.disk cimport Disk, iovec
+from xenvbd.disk.oplist cimport chain_begin
 from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable
 from xenvbd.hv.ops cimport Hypervisor
@@ -57,6 +58,7 @@ cdef class Queue:
     def __cinit__(self):
         self.control = -1
         self.eager = True
+        chain_begin(&self.ready)
 
     def __init__(self, uint32_t number, Hypervisor hypervisor, Disk disk, Device device, agreement, settings,
                  image, journal_fd, stats_fd, int events_fd, bint adopt=False):
@@ -161,6 +163,7 @@ cdef class Queue:
             self.works[i].descriptors = self.descriptors + i * room
             self.works[i].op.owner = &self.works[i]
             self.works[i].buffer = ARENA_NONE
+        self.allocate_vectors(1)
         self.disk = disk.queue(entries + 1)         # one more: the fdatasync that flushes share
 
     cdef keep_grants(self, Disk disk, settings, agreement):
@@ -172,12 +175,22 @@ cdef class Queue:
                          settings.persistent_seconds)
         if self.kept.cap == 0:
             return
-        self.vectors = <iovec *>calloc(entries * room, sizeof(iovec))
+        self.allocate_vectors(room)
         self.kept_pages = <kept_page **>calloc(entries * room, sizeof(kept_page *))
-        if self.vectors == NULL or self.kept_pages == NULL:
+        if self.kept_pages == NULL:
             raise MemoryError()
         for i in range(entries):
-            self.works[i].vectors, self.works[i].kept = self.vectors + i * room, self.kept_pages + i * room
+            self.works[i].kept = self.kept_pages + i * room
+
+    cdef allocate_vectors(self, size_t room):
+        """Room for so many pieces of each request's data."""
+        cdef uint32_t i
+        free(self.vectors)
+        self.vectors = <iovec *>calloc(self.ring.nr_ents * room, sizeof(iovec))
+        if self.vectors == NULL:
+            raise MemoryError()
+        for i in range(self.ring.nr_ents):
+            self.works[i].vectors = self.works[i].op.iov = self.vectors + i * room
 
     cdef join_device(self):
         cdef Device device = self.device

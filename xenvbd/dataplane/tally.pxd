@@ -1,8 +1,11 @@
 """The counters of one queue (include/xenvbd/stats.h): plain stores by the I/O thread, read by anyone."""
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 cdef extern from "xenvbd/stats.h" nogil:
     uint64_t XENVBD_STATS_MAGIC
+    enum:
+        XENVBD_STAT_OPS
     enum xenvbd_stop:
         XENVBD_STOP_NONE
         XENVBD_STOP_NOSPC
@@ -49,27 +52,35 @@ cdef inline uint64_t now_ns() noexcept nogil:
     return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
-cdef struct latency:
-    # Requests of one pass took equally long, so the bucket need not be found again for each.
+cdef struct tallies:
+    # The operations of a pass that are answered together.  Those that were consumed together took equally long.
+    xenvbd_stats *stats
     uint64_t now
     uint64_t since
-    uint64_t ns
-    uint32_t bucket
+    uint64_t ops[4]         # by enum xenvbd_stat_op; those that took from since to now
+    uint64_t sectors[4]
+    uint64_t errors[4]
 
 
-cdef inline void latency_of(latency *l, uint64_t since) noexcept nogil:
-    if l.since != since:
-        l.since = since
-        l.ns = l.now - since
-        l.bucket = xenvbd_histogram_bucket(l.ns)
+# Into the counters.
+cdef void tally_end(tallies *t) noexcept nogil
 
 
-cdef inline void tally_op(xenvbd_op_stats *stats, uint64_t size, bint failed, const latency *l) noexcept nogil:
-    stats.ops += 1
-    stats.bytes += size
-    stats.errors += failed
-    stats.nanoseconds += l.ns
-    stats.histogram[l.bucket] += 1
+cdef inline void tally_begin(tallies *t, xenvbd_stats *stats, uint64_t now) noexcept nogil:
+    memset(t, 0, sizeof(t[0]))
+    t.stats, t.now = stats, now
+
+
+cdef inline void tally_pass(tallies *t, uint64_t since) noexcept nogil:
+    """The next one was consumed at that time."""
+    if t.since != since:
+        tally_end(t)
+        t.since = since
+
+
+cdef inline void tally(tallies *t, uint32_t kind, uint64_t sectors) noexcept nogil:
+    t.ops[kind] += 1
+    t.sectors[kind] += sectors
 
 
 cdef class Tally:

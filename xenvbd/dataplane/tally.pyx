@@ -3,11 +3,29 @@ import os
 
 from libc.errno cimport errno
 
+from xenvbd.ring cimport XENVBD_SECTOR_SIZE
+
 cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
     void *MAP_FAILED
     void *mmap(void *address, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void *address, size_t length)
+
+
+cdef void tally_end(tallies *t) noexcept nogil:
+    cdef uint64_t ns = t.now - t.since
+    cdef uint32_t bucket = xenvbd_histogram_bucket(ns)
+    cdef int kind
+    cdef xenvbd_op_stats *op
+    for kind in range(XENVBD_STAT_OPS):
+        if t.ops[kind]:
+            op = &t.stats.op[kind]
+            op.ops += t.ops[kind]
+            op.bytes += t.sectors[kind] * XENVBD_SECTOR_SIZE
+            op.errors += t.errors[kind]
+            op.nanoseconds += ns * t.ops[kind]
+            op.histogram[bucket] += t.ops[kind]
+            t.ops[kind] = t.sectors[kind] = t.errors[kind] = 0
 
 
 cdef class Tally:

@@ -23,6 +23,7 @@ from xenvbd.dataplane.queue cimport (
 )
 from xenvbd.dataplane.reply cimport collect
 from xenvbd.dataplane.tally cimport now_ns
+from xenvbd.disk.oplist cimport chain_begin, chain_empty, chain_end
 from xenvbd.ring cimport back_final_check, back_pending
 
 cdef extern from * nogil:
@@ -80,9 +81,16 @@ cdef void trim_buffers(Queue q) noexcept nogil:
     arena_trim(q.buffers)
 
 
+cdef void hand_over(Queue q) noexcept nogil:
+    """Give the disk what this pass has for it."""
+    q.disk.submit(chain_end(&q.ready))
+    chain_begin(&q.ready)
+    q.unstarted = True
+
+
 cdef void start(Queue q) noexcept nogil:
     """Let the engine begin what was submitted."""
-    q.unstarted = 0
+    q.unstarted = False
     q.disk.enter()
 
 
@@ -131,7 +139,7 @@ cdef void sleep(Queue q) noexcept nogil:
     cdef uint64_t before = now_ns()
     cdef int64_t timeout = patience(q, before)
     cdef uint32_t ready = 0
-    q.unstarted = 0
+    q.unstarted = False
     if q.disk.sleep(timeout, &ready) < 0:
         usleep(1000)                # never a busy loop, whatever it was
     q.stats.wakeups += 1
@@ -224,7 +232,9 @@ cdef void serve(Queue q) noexcept nogil:
         if ended(q):
             return
         taken = intake(q)
-        started = q.unstarted != 0 and (q.eager or q.more)
+        if not chain_empty(&q.ready):
+            hand_over(q)
+        started = q.unstarted and (q.eager or q.more)
         if started:
             pin_buffers(q)
             start(q)

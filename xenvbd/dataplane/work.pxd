@@ -14,6 +14,12 @@ cdef enum work_stage:
     WORK_DATA = 4           # its write
     WORK_LAST = 5           # a barrier: the flush behind it
 
+cdef enum work_way:
+    # What the end of its disk operation means, if that was done without a fault.
+    WAY_OTHER = 0           # see settle_other()
+    WAY_ANSWER = 1          # the request is done
+    WAY_SCATTER = 2         # what was read is to be copied from the buffer to the guest
+
 cdef struct kept_page:
     # A page of the guest that stays mapped: see kept.pxd.
     char *address           # NULL: not in use
@@ -23,25 +29,24 @@ cdef struct kept_page:
     kept_page *next_free
 
 cdef struct work:
-    disk_op op
-    iovec iov
-    work *next
+    disk_op op                                  # first: a chain of operations is a list of their works
     xenvbd_journal_slot *slot                   # with the request; for good
-    const blkif_request_segment *segments       # of data: the request's own, or a private copy of its pages
-    blkif_request_segment *descriptors          # room for that copy
-    request_plan plan
     uint32_t number                             # the slot's; for good
+    request_plan plan
     uint64_t since                              # ns: when it was consumed
-    uint64_t discarded                          # sectors of a discard done so far
+    const blkif_request_segment *segments       # of data: the request's own, or a private copy of its pages
+    uint8_t stage
+    uint8_t way
+    int16_t status                              # BLKIF_RSP_*; of use once it is finished
+    uint32_t nr_vectors                         # pieces in the guest's own pages; 0: the data goes through the buffer
+    kept_page **kept                            # persistent grants: room for the pages, one a segment
+    iovec *vectors                              # room for the data's pieces, or for the buffer; for good
     uint32_t buffer                             # first page in the arena, or ARENA_NONE
     uint32_t first_copy                         # in the batch of grant copies
-    iovec *vectors                              # persistent grants: room for the data's pieces
-    kept_page **kept                            # and for their pages, one a segment
-    uint32_t nr_vectors                         # pieces in the guest's own pages; 0: the data goes through the buffer
     uint8_t order                               # of the buffer
-    uint8_t stage
     uint8_t was_held                            # enum xenvbd_stop: why it is kept, and tried again
-    int16_t status                              # BLKIF_RSP_*, once it is finished
+    uint64_t discarded                          # sectors of a discard done so far
+    blkif_request_segment *descriptors          # room for an indirect request's segments
 
 cdef struct work_list:
     work *first
@@ -49,19 +54,24 @@ cdef struct work_list:
 
 
 cdef inline void push(work_list *works, work *w) noexcept nogil:
-    w.next = NULL
+    w.op.next = NULL
     if works.first == NULL:
         works.first = w
     else:
-        works.last.next = w
+        works.last.op.next = &w.op
     works.last = w
+
+
+cdef inline work *behind(work *w) noexcept nogil:
+    """The next in its list, or NULL."""
+    return <work *>w.op.next
 
 
 cdef inline work *pop(work_list *works) noexcept nogil:
     """The oldest, or NULL."""
     cdef work *w = works.first
     if w != NULL:
-        works.first = w.next
+        works.first = behind(w)
     return w
 
 
@@ -70,7 +80,7 @@ cdef inline void push_all(work_list *works, work_list *more) noexcept nogil:
     if works.first == NULL:
         works.first = more.first
     else:
-        works.last.next = more.first
+        works.last.op.next = &more.first.op
     works.last = more.last
     more.first = NULL
 

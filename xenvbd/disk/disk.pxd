@@ -25,8 +25,8 @@ cdef struct disk_op:
     uint64_t length         # bytes; the sum of the iovecs for READ and WRITE
     iovec *iov              # not changed by the engine
     void *owner             # the caller's
+    disk_op *next           # in a chain of them, which NULL ends
     # the engine's own, until reap()
-    disk_op *next
     uint64_t done
     uint32_t tries
     uint32_t state
@@ -38,9 +38,9 @@ cdef class DiskQueue:
     cdef void detach(self) noexcept nogil
     cdef int register_buffer(self, void *address, size_t length) noexcept nogil
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil
-    cdef void submit(self, disk_op *op) noexcept nogil
+    cdef void submit(self, disk_op *chain) noexcept nogil
     cdef int enter(self) noexcept nogil
-    cdef int reap(self, disk_op **done, int limit) noexcept nogil
+    cdef disk_op *reap(self) noexcept nogil
     cdef int sleep(self, int64_t timeout_ns, uint32_t *ready) noexcept nogil
     cdef uint64_t system_calls(self) noexcept nogil
 

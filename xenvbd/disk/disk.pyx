@@ -21,18 +21,18 @@ cdef class DiskQueue:
         triggered: it keeps returning until somebody has read the fd.  0 or a negative errno."""
         return 0
 
-    cdef void submit(self, disk_op *op) noexcept nogil:
-        """Take an operation; no system call where the engine can put that off to enter() or sleep().
+    cdef void submit(self, disk_op *chain) noexcept nogil:
+        """Take a chain of operations; no system call where the engine can put that off to enter() or sleep().
         Never fails: a failure is a completion with op.result < 0.  No more than depth may be in flight."""
-        op.result = -95     # EOPNOTSUPP: no engine is the base class
+        pass                # no engine is the base class
 
     cdef int enter(self) noexcept nogil:
         """Start everything submitted so far (at most one system call).  0 or a negative errno."""
         return 0
 
-    cdef int reap(self, disk_op **done, int limit) noexcept nogil:
-        """Finished operations, at most limit of them; their number.  No blocking."""
-        return 0
+    cdef disk_op *reap(self) noexcept nogil:
+        """The chain of all finished operations, or NULL.  No blocking."""
+        return NULL
 
     cdef int sleep(self, int64_t timeout_ns, uint32_t *ready) noexcept nogil:
         """Start everything submitted, then wait until an operation has finished, a watched fd is readable, or

@@ -206,10 +206,16 @@ cdef class FaultQueue(DiskQueue):
     cdef uint64_t system_calls(self) noexcept nogil:
         return self.lower.system_calls()
 
-    cdef void submit(self, disk_op *op) noexcept nogil:
+    cdef void submit(self, disk_op *chain) noexcept nogil:
+        cdef disk_op *op
+        while chain != NULL:
+            op, chain = chain, chain.next
+            self.submit_one(op)
+
+    cdef void submit_one(self, disk_op *op) noexcept nogil:
         cdef rule *one = self.disk.match(op)
         if one == NULL:
-            self.lower.submit(op)
+            self.pass_on(op)
         elif one.action != FAIL:
             self.hold_back(op, one)
         elif one.transfer > 0 and op.nr_iov > 0:
@@ -217,6 +223,10 @@ cdef class FaultQueue(DiskQueue):
         else:
             op.result = -one.error
             ops_push(&self.finished, op)
+
+    cdef void pass_on(self, disk_op *op) noexcept nogil:
+        op.next = NULL
+        self.lower.submit(op)
 
     cdef void hold_back(self, disk_op *op, rule *one) noexcept nogil:
         op.state = <uint32_t>(one - self.disk.rules)
@@ -240,7 +250,7 @@ cdef class FaultQueue(DiskQueue):
                 ops_push(&self.held, op)
             else:
                 add32(&self.disk.held_ops, -1)
-                self.lower.submit(op)
+                self.pass_on(op)
             op = ops_pop(&before)
 
     cdef void tear(self, disk_op *op, rule *one) noexcept nogil:
@@ -253,7 +263,7 @@ cdef class FaultQueue(DiskQueue):
         piece.part.iov_base = op.iov[0].iov_base
         piece.part.iov_len = min(<size_t>one.transfer, op.iov[0].iov_len)
         piece.op.iov, piece.op.nr_iov, piece.op.length = &piece.part, 1, piece.part.iov_len
-        self.lower.submit(&piece.op)
+        self.pass_on(&piece.op)
 
     cdef disk_op *mend(self, disk_op *op) noexcept nogil:
         """The caller's operation of one that came back from below."""
@@ -270,12 +280,13 @@ cdef class FaultQueue(DiskQueue):
         self.let_go()
         return self.lower.enter()
 
-    cdef int reap(self, disk_op **done, int limit) noexcept nogil:
-        cdef int own = ops_take(&self.finished, done, limit)
-        cdef int i, n = own + self.lower.reap(done + own, limit - own)
-        for i in range(own, n):
-            done[i] = self.mend(done[i])
-        return n
+    cdef disk_op *reap(self) noexcept nogil:
+        cdef disk_op *op
+        cdef disk_op *chain = self.lower.reap()
+        while chain != NULL:
+            op, chain = chain, chain.next
+            ops_push(&self.finished, self.mend(op))
+        return ops_take(&self.finished)
 
     cdef int64_t until_due(self, int64_t timeout_ns) noexcept nogil:
         """The timeout, or the time until the first delayed operation is due if that is sooner."""

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from xenvbd.disk.disk cimport Disk, DiskQueue, disk_op
-from xenvbd.disk.oplist cimport ops_push, ops_take
+from xenvbd.disk.oplist cimport op_list, ops_append, ops_take
 from xenvbd.disk.transfer cimport admit
 from xenvbd.disk.watcher cimport watcher_add, watcher_init, watcher_wait
 
@@ -21,13 +21,17 @@ cdef class InlineQueue(DiskQueue):
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil:
         return watcher_add(&self.watched, fd, tag)
 
-    cdef void submit(self, disk_op *op) noexcept nogil:
-        if admit(self.disk, op):
-            self.perform(op)
-        ops_push(&self.finished, op)
+    cdef void submit(self, disk_op *chain) noexcept nogil:
+        cdef op_list done
+        done.first = done.last = chain
+        while chain != NULL:
+            if admit(self.disk, chain):
+                self.perform(chain)
+            done.last, chain = chain, chain.next
+        ops_append(&self.finished, &done)
 
-    cdef int reap(self, disk_op **done, int limit) noexcept nogil:
-        return ops_take(&self.finished, done, limit)
+    cdef disk_op *reap(self) noexcept nogil:
+        return ops_take(&self.finished)
 
     cdef int sleep(self, int64_t timeout_ns, uint32_t *ready) noexcept nogil:
         self.calls += 1

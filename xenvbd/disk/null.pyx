@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from xenvbd.disk.disk cimport DISK_READ, Disk, DiskQueue, disk_op, iovec
 from xenvbd.disk.inline cimport InlineQueue
-from xenvbd.disk.oplist cimport ops_push
+from xenvbd.disk.oplist cimport op_list, ops_append
 from xenvbd.disk.transfer cimport admit
 
 
@@ -30,11 +30,17 @@ cdef class NullDisk(Disk):
 cdef class NullQueue(InlineQueue):
     """Zeros are written out: a guest must never see what a buffer held before (XSA-318)."""
 
-    cdef void submit(self, disk_op *op) noexcept nogil:
-        cdef iovec *iov = op.iov
-        cdef iovec *end = iov + op.nr_iov
-        if admit(self.disk, op) and op.opcode == DISK_READ:
-            while iov != end:
-                memset(iov.iov_base, 0, iov.iov_len)
-                iov += 1
-        ops_push(&self.finished, op)
+    cdef void submit(self, disk_op *chain) noexcept nogil:
+        cdef op_list done
+        done.first = done.last = chain
+        while chain != NULL:
+            if admit(self.disk, chain) and chain.opcode == DISK_READ:
+                zero(chain.iov, chain.iov + chain.nr_iov)
+            done.last, chain = chain, chain.next
+        ops_append(&self.finished, &done)
+
+
+cdef inline void zero(iovec *iov, iovec *end) noexcept nogil:
+    while iov != end:
+        memset(iov.iov_base, 0, iov.iov_len)
+        iov += 1

@@ -7,6 +7,31 @@ cdef struct op_list:
     disk_op *last
 
 
+cdef struct op_chain:
+    # A chain being built: nothing but what stands in it was stored.
+    disk_op *first
+    disk_op **tail
+
+
+cdef inline void chain_begin(op_chain *chain) noexcept nogil:
+    chain.tail = &chain.first
+
+
+cdef inline bint chain_empty(const op_chain *chain) noexcept nogil:
+    return chain.tail == &chain.first
+
+
+cdef inline void chain_add(op_chain *chain, disk_op *op) noexcept nogil:
+    chain.tail[0] = op
+    chain.tail = &op.next
+
+
+cdef inline disk_op *chain_end(op_chain *chain) noexcept nogil:
+    """The chain, or NULL if nothing was added."""
+    chain.tail[0] = NULL
+    return chain.first
+
+
 cdef inline void ops_push(op_list *ops, disk_op *op) noexcept nogil:
     op.next = NULL
     if ops.first == NULL:
@@ -36,10 +61,8 @@ cdef inline void ops_append(op_list *ops, op_list *more) noexcept nogil:
     more.first = NULL
 
 
-cdef inline int ops_take(op_list *ops, disk_op **into, int limit) noexcept nogil:
-    """Pop at most limit operations into an array; their number."""
-    cdef int n = 0
-    while n < limit and ops.first != NULL:
-        into[n] = ops_pop(ops)
-        n += 1
-    return n
+cdef inline disk_op *ops_take(op_list *ops) noexcept nogil:
+    """All of them, as a chain; the list is empty then."""
+    cdef disk_op *chain = ops.first
+    ops.first = NULL
+    return chain

@@ -32,7 +32,6 @@ OPCODES = {"read": DISK_READ, "write": DISK_WRITE, "flush": DISK_FLUSH, "discard
 
 cdef enum:
     MOST_SEGMENTS = 1024
-    BATCH = 64
     SLOT = 0xA5             # what a slot's memory is filled with before a read
 
 
@@ -174,13 +173,17 @@ cdef class Session:
         return (<char *>item.iov[0].iov_base)[:item.length] if item.length else b""
 
     cdef dict _reap(self):
-        cdef disk_op *done[BATCH]
-        cdef int i, n, rc
+        cdef disk_op *op
+        cdef int rc
         with nogil:
             rc = self.queue.enter()
-            n = self.queue.reap(done, BATCH)
+            op = self.queue.reap()
         _check(rc, "enter")
-        return {<size_t>done[i].owner: done[i].result for i in range(n)}
+        results = {}
+        while op != NULL:
+            results[<size_t>op.owner] = op.result
+            op = op.next
+        return results
 
     # What the queue says besides.
 
@@ -249,7 +252,7 @@ cdef void launch(DiskQueue queue, disk_op *op, load_state *state) noexcept nogil
     state.random ^= state.random << 13
     state.random ^= state.random >> 7
     state.random ^= state.random << 17
-    op.offset = state.random % state.blocks * state.block
+    op.offset, op.next = state.random % state.blocks * state.block, NULL
     queue.submit(op)
 
 
@@ -259,9 +262,9 @@ cdef void run_load(DiskQueue queue, disk_op *ops, iovec *vectors, char *memory, 
     cdef double start = clock_seconds(CLOCK_MONOTONIC), cpu = clock_seconds(CLOCK_THREAD_CPUTIME_ID)
     cdef unsigned i, inflight = state.depth, gathered = 0
     cdef bint more = True
-    cdef disk_op *done[BATCH]
+    cdef disk_op *op
+    cdef disk_op *chain
     cdef uint32_t ready
-    cdef int n
     for i in range(state.depth):
         memset(&ops[i], 0, sizeof(disk_op))
         ops[i].opcode, ops[i].length, ops[i].nr_iov, ops[i].iov = state.opcode, state.block, 1, &vectors[i]
@@ -269,18 +272,19 @@ cdef void run_load(DiskQueue queue, disk_op *ops, iovec *vectors, char *memory, 
         launch(queue, &ops[i], state)
     while inflight:
         queue.enter()
-        n = queue.reap(done, BATCH)
-        while n == 0:
+        chain = queue.reap()
+        while chain == NULL:
             queue.sleep(-1, &ready)
-            n = queue.reap(done, BATCH)
+            chain = queue.reap()
         more = more and state.ops < state.count and clock_seconds(CLOCK_MONOTONIC) - start < state.seconds
-        for i in range(<unsigned>n):
+        while chain != NULL:
+            op, chain = chain, chain.next
             state.ops += 1
-            state.errors += done[i].result < 0
+            state.errors += op.result < 0
             if not more:
                 inflight -= 1
                 continue
-            launch(queue, done[i], state)
+            launch(queue, op, state)
             gathered += 1
             if gathered >= state.chunk:
                 queue.enter()

@@ -194,13 +194,16 @@ cdef class ThreadsQueue(DiskQueue):
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil:
         return watcher_add(&self.watched, fd, tag)
 
-    cdef void submit(self, disk_op *op) noexcept nogil:
-        if admit(self.disk, op):
-            ops_push(&self.submitted, op)
-            return
-        pthread_mutex_lock(&self.pool.mutex)
-        ops_push(&self.pool.finished, op)
-        pthread_mutex_unlock(&self.pool.mutex)
+    cdef void submit(self, disk_op *chain) noexcept nogil:
+        cdef disk_op *op
+        while chain != NULL:
+            op, chain = chain, chain.next
+            if admit(self.disk, op):
+                ops_push(&self.submitted, op)
+                continue
+            pthread_mutex_lock(&self.pool.mutex)
+            ops_push(&self.pool.finished, op)
+            pthread_mutex_unlock(&self.pool.mutex)
 
     cdef int enter(self) noexcept nogil:
         cdef bint several = self.submitted.first != self.submitted.last
@@ -216,12 +219,12 @@ cdef class ThreadsQueue(DiskQueue):
             pthread_cond_signal(&self.pool.work)
         return 0
 
-    cdef int reap(self, disk_op **done, int limit) noexcept nogil:
-        cdef int n
+    cdef disk_op *reap(self) noexcept nogil:
+        cdef disk_op *chain
         pthread_mutex_lock(&self.pool.mutex)
-        n = ops_take(&self.pool.finished, done, limit)
+        chain = ops_take(&self.pool.finished)
         pthread_mutex_unlock(&self.pool.mutex)
-        return n
+        return chain
 
     cdef int sleep(self, int64_t timeout_ns, uint32_t *ready) noexcept nogil:
         cdef uint64_t count

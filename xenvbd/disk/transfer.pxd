@@ -26,7 +26,6 @@ cdef inline bint admit(Disk disk, disk_op *op) noexcept nogil:
     The data plane has checked all this against what it advertised; an engine checks it against the file, for
     a write past the end would make it grow.
     """
-    op.next = NULL
     op.done = op.tries = op.state = 0
     op.result = 0
     if op.opcode == DISK_FLUSH:

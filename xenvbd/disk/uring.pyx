@@ -185,16 +185,19 @@ cdef class UringQueue(DiskQueue):
 
     # Operations.
 
-    cdef void submit(self, disk_op *op) noexcept nogil:
-        if not admit(self.disk, op):
-            ops_push(&self.finished, op)
-        elif op.opcode == DISK_DISCARD:
-            ops_push(&self.discards, op)
-            self.start_discards()
-        elif self.is_inlined(op):
-            ops_push(&self.inlined, op)
-        else:
-            self.prepare(op)
+    cdef void submit(self, disk_op *chain) noexcept nogil:
+        cdef disk_op *op
+        while chain != NULL:
+            op, chain = chain, chain.next
+            if not admit(self.disk, op):
+                ops_push(&self.finished, op)
+            elif op.opcode == DISK_DISCARD:
+                ops_push(&self.discards, op)
+                self.start_discards()
+            elif self.is_inlined(op):
+                ops_push(&self.inlined, op)
+            else:
+                self.prepare(op)
 
     cdef bint is_inlined(self, disk_op *op) noexcept nogil:
         if op.opcode == DISK_READ:
@@ -308,13 +311,13 @@ cdef class UringQueue(DiskQueue):
         """Completions wait in the kernel for this thread to come and get them."""
         return load_word(self.ring.sq.kflags[0]) & <unsigned>(IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) != 0
 
-    cdef int reap(self, disk_op **done, int limit) noexcept nogil:
+    cdef disk_op *reap(self) noexcept nogil:
         self.collect()
         if self.finished.first == NULL and self.has_task_work():
             self.calls += 1
             io_uring_get_events(&self.ring)
             self.collect()
-        return ops_take(&self.finished, done, limit)
+        return ops_take(&self.finished)
 
     # System calls.
 
