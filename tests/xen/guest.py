@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 # opened once only, hence one descriptor for both directions.
 RELAY = """
 [ -f /run/relay{port} ] && kill -9 -$(cat /run/relay{port}) 2>/dev/null
-for i in $(seq 100); do tty=$(xenstore-read /local/domain/{domid}/console/tty 2>/dev/null) && break; sleep 0.1; done
-[ -n "$tty" ] || exit 1
+tty={tty}
 stty raw -echo -F $tty      # else what the guest prints is echoed back to it
 export tty
 setsid sh -c 'echo $$ >/run/relay{port}; cat <$tty >&3 & exec cat <&3 >$tty' 3<>/run/ports/guest{port} >/dev/null 2>&1 &
@@ -57,7 +56,9 @@ class Guest:
 
     def follow(self) -> None:
         """Bring the console of the domain that has this name now to our port."""
-        self.machine.dom0(RELAY.format(port=self.port, domid=self.domid))
+        node = f"/local/domain/{self.domid}/console/tty"
+        tty = wait(node, lambda: self.machine.dom0(f"xenstore-read {node} 2>/dev/null", check=False), 60)
+        self.machine.dom0(RELAY.format(port=self.port, tty=tty))
 
     def unpause(self, timeout: float = 180) -> None:
         """Let it run, and wait for its shell."""

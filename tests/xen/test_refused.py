@@ -1,6 +1,8 @@
 """What cannot be served is refused at attach, with a reason that an admin can act on, and nothing stays behind."""
 from __future__ import annotations
 
+import pytest
+
 from tests.xen.guest import Guest
 from tests.xen.line import wait
 from tests.xen.xenvbd import Xenvbd
@@ -38,6 +40,7 @@ def test_xl_is_told_why_a_target_cannot_be_served(pv: Guest, xenvbd: Xenvbd) -> 
     xenvbd.nothing_left(domid)
 
 
+@pytest.mark.short
 def test_an_image_in_use_and_a_vdev_in_use_are_refused_by_name(pv: Guest, xenvbd: Xenvbd) -> None:
     image, other, domid = xenvbd.image("web", "8M"), xenvbd.image("other", "8M"), pv.domid
     xenvbd.attach(pv, image, "xvdb")

@@ -1,6 +1,8 @@
 """The daemon is stopped, started, restarted and told to read its configuration again, while a guest is at work."""
 from __future__ import annotations
 
+import pytest
+
 from tests.xen import workload
 from tests.xen.guest import Guest
 from tests.xen.xenvbd import Xenvbd
@@ -8,6 +10,7 @@ from tests.xen.xenvbd import Xenvbd
 NOT_RUNNING, NO_DAEMON = 3, 5
 
 
+@pytest.mark.short
 def test_a_disk_is_served_on_through_every_verb_of_the_init_script(pv: Guest, xenvbd: Xenvbd) -> None:
     image, domid = xenvbd.image("web"), pv.domid
     xenvbd.attach(pv, image, "xvdb")
