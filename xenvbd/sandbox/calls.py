@@ -35,7 +35,10 @@ CLONE_NAMESPACES = 0x7E020000
 PR_SET_NAME = 15
 FIONBIO, TCGETS = 0x5421, 0x5401
 BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
-REQUEST, KIND = 0xFFFFFFFF, 0xFF00
+# Of xen/evtchn.h: bind to a guest's port, unbind, notify, restrict.  Of xen/gntdev.h: map, unmap, offset of an address,
+# limit, notify at the end, copy.  No port of its own and no virtual interrupt, no reset, no dma-buf.
+XEN = {ord("E"): (1, 3, 4, 6), ord("G"): (0, 1, 2, 3, 7, 8)}
+REQUEST, KIND_AND_NUMBER = 0xFFFFFFFF, 0xFFFF
 
 
 def rules(making: bool) -> Iterator[Rule]:
@@ -49,5 +52,6 @@ def rules(making: bool) -> Iterator[Rule]:
     yield "prctl", ((0, REQUEST, PR_SET_NAME),)
     for request in FIONBIO, TCGETS, BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64:
         yield "ioctl", ((1, REQUEST, request),)
-    for kind in b"EG":                          # xen/evtchn.h, xen/gntdev.h; no other device can be opened
-        yield "ioctl", ((1, KIND, kind << 8),)
+    for kind, numbers in XEN.items():           # whatever the size of their structure
+        for number in numbers:
+            yield "ioctl", ((1, KIND_AND_NUMBER, kind << 8 | number),)

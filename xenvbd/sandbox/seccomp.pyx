@@ -48,6 +48,12 @@ cdef add(scmp_filter_ctx context, uint32_t action, str name, conditions):
     check(seccomp_rule_add_array(context, action, number, count, found), f"seccomp: {name}")
 
 
+def number(str name):
+    """Of a system call, on this architecture; None: it has none of that name."""
+    cdef int found = seccomp_syscall_resolve_name(name.encode())
+    return found if found >= 0 else None
+
+
 def load(rules, absent):
     """Allow what rules say, for all threads: (name, ((argument, mask, value), ...)); several of a name: either.
     All else fails with EPERM, and what is in absent with ENOSYS, as if the kernel were older.  Raises OSError."""
