@@ -6,11 +6,12 @@ SOURCES := $(shell find xenvbd include -name '*.pyx' -o -name '*.pxd' -o -name '
 DEMO := --guests 2 --seconds 5
 BENCH :=
 
-.PHONY: dist/tested help setup build build-debian deb demo test test-crash test-xen test-xen-all bench-xen lint bench coverage fuzz clean
+.PHONY: dist/tested help setup build build-debian deb demo test test-asan test-crash test-xen test-xen-all bench-xen lint bench coverage fuzz clean
 
 help:
 	@echo "make demo      install what is needed, build, and run two disks on the simulated machine, every byte checked"
 	@echo "make test      all tests that need no hypervisor"
+	@echo "make test-asan  hostile frontends and the data plane's tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make test-crash  1,000 kills of what serves a disk, and one before each store to ring and journal"
 	@echo "make test-xen  the package on a real Xen with real guests in QEMU's software emulation: the short set"
 	@echo "make test-xen-all  all of that; make bench-xen: beside xen-blkback and QEMU"
@@ -58,6 +59,9 @@ demo: build
 
 test: build
 	$(PYTHON) -m pytest -q
+
+test-asan: setup
+	@scripts/test-asan
 
 # Kills: before every store to ring and journal, and CYCLES at random moments.
 CYCLES := 1000
