@@ -42,8 +42,9 @@ class Stalls:
 
     def _look(self) -> None:
         assert self._alarm is not None
-        self._timer = self._loop.later(max(LEAST_SECONDS, self._alarm / LOOKS), self._look)
-        now = time.monotonic()
+        now, between = time.monotonic(), max(LEAST_SECONDS, self._alarm / LOOKS)
+        # All disks at the same moments: the manager wakes once for them.
+        self._timer = self._loop.later(between - now % between, self._look)
         self._since = {request: self._since.get(request, now) for request in self._unanswered()}
         late = [since for since in self._since.values() if now - since >= self._alarm]
         before, self.requests, self.seconds = self.seconds, len(late), now - min(late, default=now)
