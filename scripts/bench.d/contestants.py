@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -16,12 +17,15 @@ NULL_SIZE = "1G"
 
 @dataclass(frozen=True)
 class Case:
-    """A load: rw as fio calls it, bytes of a request, requests in flight; io is cached, direct or null."""
+    """A load: rw as fio calls it, bytes of a request, requests in flight; io is cached, direct or null; so many rings
+    of a disk, each with that many in flight; so many disks at once, each with a daemon and guest of its own."""
 
     rw: str
     bs: int
     depth: int
     io: str = "cached"
+    queues: int = 1
+    disks: int = 1
 
     @property
     def writing(self) -> bool:
@@ -29,15 +33,20 @@ class Case:
 
     def __str__(self) -> str:
         size = f"{self.bs >> 20} MiB" if self.bs >= 1 << 20 else f"{self.bs >> 10} KiB"
-        return f"{self.rw} {size}, {self.depth} deep, {self.io}"
+        return f"{self.rw} {size}, {self.depth} deep, {self.io}" + "".join(
+            f", {count} {what}" for count, what in ((self.queues, "rings"), (self.disks, "disks")) if count > 1)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Requests a second; microseconds of CPU a request where the data is served; latencies where they are known."""
+    """Requests a second; microseconds of CPU a request where the data is served; latencies where they are known; how
+    often a request the guest was notified, the server was, and the server submitted or waited for I/O."""
 
     iops: float
     cpu: float = 0.0
+    out: float = 0.0
+    into: float = 0.0
+    submits: float = 0.0
     p50: float = 0.0
     p99: float = 0.0
     p999: float = 0.0
@@ -61,7 +70,14 @@ class Contestant(ABC):
 
     @abstractmethod
     def run(self, case: Case, image: Path, seconds: float) -> Result:
-        """One turn."""
+        """One turn of one disk."""
+
+    def run_all(self, case: Case, image: Path, seconds: float) -> Result:
+        """One turn: requests a second of all disks, all else of the first."""
+        with ThreadPoolExecutor(case.disks) as pool:
+            turns = [pool.submit(self.run, case, image, seconds) for _ in range(case.disks)]
+            results = [turn.result() for turn in turns]
+        return replace(results[0], iops=sum(one.iops for one in results))
 
 
 class Fio(Contestant):
@@ -75,14 +91,16 @@ class Fio(Contestant):
     def run(self, case: Case, image: Path, seconds: float) -> Result:
         # Buffered writes go to io_uring's threads: there preadv2/pwritev2 are its fastest engine.
         sync = case.writing and case.io == "cached"
+        several = case.queues * case.disks > 1
+        jobs = ["--thread", f"--numjobs={case.queues}", "--group_reporting"] if case.queues > 1 else []
         engine = ["--ioengine=pvsync2"] if sync else [
             "--ioengine=io_uring", f"--iodepth={case.depth}", f"--iodepth_batch_submit={case.depth}",
             "--iodepth_batch_complete_min=1", f"--iodepth_batch_complete_max={case.depth}", "--fixedbufs",
             "--registerfiles"]
         command = ["fio", "--name=yardstick", f"--filename={image}", "--invalidate=0", "--norandommap",
                    "--randrepeat=0", f"--rw={case.rw}", f"--bs={case.bs}", f"--direct={int(case.io == 'direct')}",
-                   "--gtod_reduce=1", "--time_based", f"--runtime={seconds}", "--output-format=json", *engine]
-        if (os.cpu_count() or 1) > 1:
+                   "--gtod_reduce=1", "--time_based", f"--runtime={seconds}", "--output-format=json", *engine, *jobs]
+        if not several and (os.cpu_count() or 1) > 1:
             command.append("--cpus_allowed=1")
         job = json.loads(run(command))["jobs"][0]
         way = job["write" if case.writing else "read"]
@@ -100,14 +118,47 @@ class Xenvbd(Contestant):
     def able(self, case: Case) -> bool:
         return not (self.persistent and case.io == "direct")
 
-    def run(self, case: Case, image: Path, seconds: float) -> Result:
+    def command(self, case: Case, image: Path, seconds: float) -> list[str]:
+        """xenvbd bench with this case."""
         target = f"null:{NULL_SIZE}" if case.io == "null" else str(image)
         command = ["env", f"PYTHONPATH={self.top}", sys.executable, "-m", "xenvbd.cli", "--json", "bench", target,
                    "--rw", case.rw, "--bs", str(case.bs), "--iodepth", str(case.depth), "--seconds", f"{seconds}s",
-                   "--direct" if case.io == "direct" else "--no-direct"]
+                   "--queues", str(case.queues), "--direct" if case.io == "direct" else "--no-direct"]
         command += ["--write-target"] * (case.writing and case.io != "null") + ["--persistent"] * self.persistent
-        found = json.loads(run(command + ["--poll"] * self.poll))
-        return Result(found["iops"], found["cpu-us"]["backend"], found["p50-us"], found["p99-us"], found["p99.9-us"])
+        return command + ["--poll", "--poll-us", "50"] * self.poll
+
+    def run(self, case: Case, image: Path, seconds: float) -> Result:
+        found = json.loads(run(self.command(case, image, seconds)))
+        each = found["per-request"]
+        return Result(found["iops"], found["cpu-us"]["backend"], each["events-out"], each["events-in"],
+                      each["submits"], found["p50-us"], found["p99-us"], found["p99.9-us"])
+
+
+class Vhost(Contestant):
+    """qemu-storage-daemon's vhost-user-blk, the one other server that shares memory, under the client beside this."""
+
+    def __init__(self, client: Path, socket: Path, *, poll: bool = False) -> None:
+        self.client, self.socket, self.poll = client, socket, poll
+        self.name = "qemu-storage-daemon" + (", poll" if poll else "")
+
+    def able(self, case: Case) -> bool:
+        return case.queues == case.disks == 1
+
+    def command(self, case: Case, image: Path) -> list[str]:
+        """The server's."""
+        cache = f"cache.direct={'on' if case.io == 'direct' else 'off'}"
+        blocks = (f"driver=null-co,node-name=f0,size={1 << 30},read-zeroes=on" if case.io == "null" else
+                  f"driver=file,node-name=f0,filename={image},aio=io_uring,{cache}")
+        return ["qemu-storage-daemon", "--object", "iothread,id=t0", "--blockdev", blocks, "--export",
+                f"type=vhost-user-blk,id=e0,addr.type=unix,addr.path={self.socket},node-name=f0,iothread=t0,writable=on"]
+
+    def run(self, case: Case, image: Path, seconds: float) -> Result:
+        size = 1 << 30 if case.io == "null" else image.stat().st_size
+        load = [str(self.client), *(["--poll"] if self.poll else []), str(self.socket), *words(case), str(seconds),
+                str(size)]
+        counts, cpu = serve(self.command(case, image), self.socket, load)
+        ops = max(1, counts[0])
+        return Result(counts[0] / counts[1], cpu * 1e6 / ops, counts[3] / ops, counts[2] / ops)
 
 
 class Nbd(Contestant):
@@ -120,25 +171,39 @@ class Nbd(Contestant):
     def command(self, case: Case, image: Path) -> list[str]:
         """The server's."""
 
+    def able(self, case: Case) -> bool:
+        return case.queues == case.disks == 1
+
     def run(self, case: Case, image: Path, seconds: float) -> Result:
-        self.socket.unlink(missing_ok=True)
-        with subprocess.Popen(self.command(case, image), stderr=subprocess.DEVNULL) as server:
-            try:
-                await_socket(self.socket)
-                words = run([str(self.client), str(self.socket), "write" if case.writing else "read",
-                             "random" if case.rw.startswith("rand") else "sequential", str(case.bs), str(case.depth),
-                             str(seconds)]).split()
-                cpu = time.clock_gettime(~server.pid << 3 | 2)          # clock_getcpuclockid(3)
-            finally:
-                server.terminate()
-        return Result(int(words[0]) / float(words[1]), cpu * 1e6 / max(1, int(words[0])))
+        counts, cpu = serve(self.command(case, image), self.socket,
+                            [str(self.client), str(self.socket), *words(case), str(seconds)])
+        return Result(counts[0] / counts[1], cpu * 1e6 / max(1, counts[0]))
+
+
+def words(case: Case) -> list[str]:
+    """A case as the clients want it."""
+    return ["write" if case.writing else "read", "random" if case.rw.startswith("rand") else "sequential",
+            str(case.bs), str(case.depth)]
+
+
+def serve(command: list[str], socket: Path, load: list[str]) -> tuple[list[float], float]:
+    """Start a server, wait for its socket, run a client: the numbers that it prints, and the server's CPU seconds."""
+    socket.unlink(missing_ok=True)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        try:
+            await_socket(socket)
+            counts = [float(word) for word in run(load).split()]
+            cpu = time.clock_gettime(~server.pid << 3 | 2)          # clock_getcpuclockid(3)
+        finally:
+            server.terminate()
+    return counts, cpu
 
 
 class QemuNbd(Nbd):
     name = "qemu-nbd"
 
     def able(self, case: Case) -> bool:
-        return case.io != "null"
+        return super().able(case) and case.io != "null"
 
     def command(self, case: Case, image: Path) -> list[str]:
         cache = "none" if case.io == "direct" else "writeback"
@@ -149,7 +214,7 @@ class Nbdkit(Nbd):
     name = "nbdkit"
 
     def able(self, case: Case) -> bool:
-        return case.io != "direct"              # its file plugin has no such mode
+        return super().able(case) and case.io != "direct"       # its file plugin has no such mode
 
     def command(self, case: Case, image: Path) -> list[str]:
         plugin = ["null", NULL_SIZE] if case.io == "null" else ["file", str(image)]

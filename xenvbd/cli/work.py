@@ -42,6 +42,9 @@ def arguments(options: argparse.Namespace) -> list[str]:
     words = ["--rw", options.rw, "--bs", str(options.bs), "--iodepth", str(options.iodepth),
              "--seconds", f"{options.seconds:.6f}s", "--ring-page-order", str(ring_page_order(options.iodepth))]
     words += ["--queues", str(options.queues)] if options.queues > 1 else []
+    pages = -(-options.bs // 4096)
+    # As if the guest's administrator had raised xen_blkfront.max_indirect_segments, which is 32.
+    words += ["--indirect", str(pages)] if pages > 32 and options.persona == "linux" else []
     return words + (["--poll"] if options.poll else [])
 
 
