@@ -13,16 +13,17 @@ from collections import deque
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
+FORKER = Path(__file__).with_name("forker.py")
 
 
 class Forker:
-    """forker.py: one child at a time.  tree: where the package is; preload: a library for it."""
+    """forker.py, or a script like it: one child at a time.  tree: where the package is; preload: a library for it."""
 
-    def __init__(self, tree=TOP, preload=None):
+    def __init__(self, tree=TOP, preload=None, script=FORKER):
         environment = os.environ | {"PYTHONPATH": str(tree)}
         if preload:
             environment["LD_PRELOAD"] = str(preload)
-        self.process = subprocess.Popen([sys.executable, "-P", Path(__file__).with_name("forker.py")], cwd=tree,
+        self.process = subprocess.Popen([sys.executable, "-P", script], cwd=tree,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._lines = deque()
         self._rest = b""

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.guest import DISCARD, FLUSH, OKAY, PAGE, READ, WRITE, Agreement, Ring, until
 from xenvbd.dataplane import DataPlane
+from xenvbd.dataplane.iothread import ALIVE
 from xenvbd.disk.faults import FaultDisk
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.errors import Error, HypervisorError, ProtocolError
@@ -118,7 +119,7 @@ def test_a_running_plane_is_not_started_again(serve) -> None:
 def resources() -> tuple[int, int, int]:
     """Descriptors, mappings that are not the allocator's, threads."""
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm" in line]
-    return len(os.listdir("/proc/self/fd")), len(maps), threading.active_count()
+    return len(os.listdir("/proc/self/fd")), len(maps), len(ALIVE)
 
 
 def opens_guest_memory(hypervisor, guest) -> None:

@@ -1,12 +1,12 @@
 """A hostile guest beside a victim, both served by this process.  After each case the victim must still be served,
 and nothing may have been left behind."""
 import os
-import threading
 
 import pytest
 
 from tests.support.fixtures import guests, machine, serve
 from tests.support.guest import OKAY, PAGE, Guest
+from xenvbd.dataplane.iothread import ALIVE
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.stats import Snapshot
 
@@ -74,7 +74,7 @@ def nothing_left(machine):
     """Of the guests' pages nothing is mapped after the case, and no I/O thread is alive."""
     yield
     assert [domid for domid in machine.domains() if machine.mappings(domid)] == []
-    assert [thread.name for thread in threading.enumerate() if "queue" in thread.name] == []
+    assert not ALIVE
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
-import threading
 from collections.abc import Sequence
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from xenvbd.dataplane.device import Device
+from xenvbd.dataplane.iothread import IoThread
 from xenvbd.dataplane.queue import ABANDON, HAND_OVER, RESUME, STOP, Queue
 from xenvbd.dataplane.settings import Settings
 from xenvbd.dataplane.thread import run
@@ -80,7 +80,7 @@ class DataPlane:
         self._disk = disk
         self._image = image
         self._queues: list[Queue] = []
-        self._threads: list[threading.Thread] = []
+        self._threads: list[IoThread] = []
         self._state = "stopped"
         self._events_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -121,15 +121,12 @@ class DataPlane:
 
     def _start_threads(self) -> None:
         for queue in self._queues:
-            report: SimpleQueue[int] = SimpleQueue()
-            thread = threading.Thread(target=run, args=(queue, report.put), daemon=True,
-                                      name=f"{self.name or 'vbd'} queue {queue.number}")
-            thread.start()
-            self._threads.append(thread)
-            rc = report.get()
-            if rc < 0:
-                raise Error(-rc, f"queue {queue.number} cannot use {self._disk.target}: {os.strerror(-rc)}",
-                            disk=self.name or None)
+            try:
+                self._threads.append(IoThread(functools.partial(run, queue)))
+            except OSError as exc:
+                number = exc.errno or errno.EIO
+                raise Error(number, f"queue {queue.number} cannot use {self._disk.target}: {os.strerror(number)}",
+                            disk=self.name or None) from exc
 
     def stop_begin(self, *, abandon: bool = False, hand_over: bool = False) -> None:
         """Stop consuming; answer what was consumed; let go of the rings.  The event "stopped" tells when that is done.
@@ -146,8 +143,7 @@ class DataPlane:
         """stop_begin(), and wait, as long as the storage takes.  False: not stopped yet within timeout seconds."""
         self.stop_begin()
         for thread in self._threads:
-            thread.join(timeout)
-            if thread.is_alive():
+            if not thread.join(timeout):
                 return False
         self._finish()
         return True
