@@ -29,9 +29,9 @@ class Command:
                 return match
         raise AssertionError(f"never said {pattern!r}:\n{self.out}{self.process.communicate()[1]}")
 
-    def end(self) -> tuple[int, str, str]:
+    def end(self, seconds: float = SECONDS) -> tuple[int, str, str]:
         """Exit status, stdout, stderr."""
-        out, err = self.process.communicate(timeout=SECONDS)
+        out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, self.out + out, err
 
     def signal(self, number: signal.Signals) -> None:

@@ -68,3 +68,20 @@ def test_the_disks_properties_can_be_chosen(tmp_path: Path) -> None:
     _, out, _ = Command(tmp_path, "--json", "bench", "mem:16M", "--seconds", "200ms", "--iodepth", "128",
                         "--ring-page-order", "1").end()
     assert json.loads(out)["ring-page-order"] == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_under_the_load_costs_a_pause_and_no_error(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    status, out, err = Command(tmp_path, "--json", "bench", str(image), "--kills", "1", "--iodepth", "4").end(120)
+    found = json.loads(out)
+    assert (status, err) == (0, "") and found["errors"] == 0
+    assert found["pause-ms"]["kills"] == 1 and 0 < found["pause-ms"]["p50"] == found["pause-ms"]["max"]
+    assert found["cpu-us"]["backend"] > 0
+
+
+def test_memory_is_not_killed(tmp_path: Path) -> None:
+    status, _, err = Command(tmp_path, "bench", "mem:16M", "--kills", "1").end()
+    assert status == 2 and "lost with its worker" in err

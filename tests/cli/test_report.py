@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from xenvbd.cli import figures, parser, report
+from xenvbd.cli.pauses import percentiles
 from xenvbd.stats import BUCKETS, bucket_of
 from xenvbd.target import Target, parse
 
@@ -83,4 +84,10 @@ def test_bench_brings_both_ends_together() -> None:
     assert 80 < found["p50-us"] < 120 and found["per-request"]["events-in"] == 0.03
     said = figures.text(json.loads(json.dumps(found)))
     assert "0.0300 notifications in, 0.0400 out, 0.0500 submits, 0.0600 grant copies" in said
-    assert "polling linux guest" in said
+    assert "polling linux guest" in said and "pause" not in said
+
+
+def test_bench_tells_of_kills_what_most_guests_waited_and_the_longest() -> None:
+    seconds = [n / 1000 for n in range(1, 201)]
+    assert percentiles(reversed(seconds)) == {"p50": 101.0, "p99": 199.0, "max": 200.0}
+    assert percentiles([0.08]) == {"p50": 80.0, "p99": 80.0, "max": 80.0}

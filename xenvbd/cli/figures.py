@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xenvbd import stats
 from xenvbd.cli import render
+from xenvbd.cli.pauses import percentiles
 from xenvbd.target import Target
 
 # Counters of the backend that are shown as so many a request, and what they are called there.
@@ -15,8 +16,9 @@ PER_REQUEST = {"events-in": "notifications in", "events-out": "out", "submits": 
 
 
 def measured(options: argparse.Namespace, target: Target, disk: Mapping[str, Any], result: Mapping[str, Any],
-             worker_cpu: float) -> dict[str, Any]:
-    """Everything: disk is the daemon's `show` after the load, result the guest's, worker_cpu seconds of the worker.
+             worker_cpu: float, pauses: Sequence[float] = ()) -> dict[str, Any]:
+    """Everything: disk is the daemon's `show` after the load, result the guest's, worker_cpu seconds of the worker,
+    pauses those of the guest, in seconds, when workers were killed.
 
     In seconds, bytes, microseconds and counts a request."""
     ops = max(1, result["ops"])
@@ -30,6 +32,7 @@ def measured(options: argparse.Namespace, target: Target, disk: Mapping[str, Any
         "p50-us": percentile(result, 50), "p99-us": percentile(result, 99), "p99.9-us": percentile(result, 99.9),
         "cpu-us": {"backend": worker_cpu * 1e6 / ops, "frontend": result["cpu"] * 1e6 / ops},
         "per-request": {name: counters[name] / ops for name in PER_REQUEST},
+        "pause-ms": {"kills": len(pauses), **percentiles(pauses)} if pauses else None,
         "stats": counters}
 
 
@@ -53,6 +56,9 @@ def text(figures: Mapping[str, Any]) -> str:
         ("CPU", f"{render.significant(cpu['backend'])} us a request in the backend, "
                 f"{render.significant(cpu['frontend'])} us in the guest"),
         ("a request", ", ".join(f"{render.significant(each[name])} {what}" for name, what in PER_REQUEST.items()))]
+    if pause := figures["pause-ms"]:
+        names = "  ".join(f"{name} {render.latency(pause[name] * 1e6)}" for name in ("p50", "p99", "max"))
+        lines.append(("pause", f"{names}; the worker was killed {pause['kills']} times"))
     if figures["errors"]:
         lines.append(("errors", str(figures["errors"])))
     return render.facts(lines)

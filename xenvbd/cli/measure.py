@@ -6,13 +6,17 @@ import errno
 import time
 from typing import Any
 
+from xenvbd import features, vdev
 from xenvbd.cli import attach, figures, render, work
 from xenvbd.cli.guest import Event, Frontend, Guest
 from xenvbd.cli.machine import Machine
+from xenvbd.cli.pauses import Pauses
 from xenvbd.cli.progress import Progress
 from xenvbd.cli.stream import Streams
 from xenvbd.cli.tree import stopping_signals
 from xenvbd.errors import Error
+from xenvbd.runtime import Runtime
+from xenvbd.stats import Snapshot
 from xenvbd.target import Target
 
 DISK = "bench:xvda"
@@ -38,6 +42,7 @@ class Bench:
         self.frontend: Frontend | None = None
         self.worker_cpu = 0.0
         self.disk: dict[str, Any] = {}
+        self.pauses = Pauses(options.kills, self.answered)
         self.progress = Progress(options.seconds, fd=options.progress, quiet=options.quiet or options.json)
 
     def run(self) -> dict[str, Any]:
@@ -52,8 +57,11 @@ class Bench:
             self.machine.streams.wait(0.1)
             self.machine.check()
             self.check(deadline)
+            if self.pauses.due:
+                self.kill()
         self.progress.show(done=True)
-        return figures.measured(self.options, self.target, self.disk, self.events["result"], self.worker_cpu)
+        return figures.measured(self.options, self.target, self.disk, self.events["result"], self.worker_cpu,
+                                self.pauses.seconds)
 
     def arguments(self, name: str) -> list[str]:
         """The frontend's arguments."""
@@ -68,9 +76,23 @@ class Bench:
         if event["event"] == "connected":
             self.progress.started = time.monotonic()
             self.worker_cpu = -cpu_seconds(self.show()["pid"])
+            self.pauses.begin()
         elif event["event"] == "result":
             self.disk = self.show()
             self.worker_cpu += cpu_seconds(self.disk["pid"])
+
+    def kill(self) -> None:
+        """Kill the worker, and count the next one's processor time from where it serves."""
+        pid = self.show()["pid"]
+        self.worker_cpu += cpu_seconds(pid)
+        self.pauses.kill(pid, SLACK_SECONDS)
+        self.worker_cpu -= cpu_seconds(self.show()["pid"])
+
+    def answered(self) -> int:
+        """Requests so far, by the counters that outlive a worker."""
+        runtime, key = Runtime(self.machine.runtime), Runtime.key(features.OWN_KIND, 1, vdev.parse("xvda").number)
+        files = [runtime.stats(key, queue) for queue in range(self.options.queues)]
+        return sum(op.ops for op in Snapshot.of_files(files).ops.values())
 
     def show(self) -> dict[str, Any]:
         """What the daemon knows of the disk."""
