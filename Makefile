@@ -12,7 +12,7 @@ help:
 	@echo "make demo      install what is needed, build, and run two disks on the simulated machine, every byte checked"
 	@echo "make test      all tests that need no hypervisor"
 	@echo "make test-asan  hostile frontends and the data plane's tests under AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "make test-crash  1,000 kills of what serves a disk, one before each store to ring and journal, and each call failing"
+	@echo "make test-crash  1,000 kills of what serves a disk, one before each store, each call failing, power cuts"
 	@echo "make test-xen  the package on a real Xen with real guests in QEMU's software emulation: the short set"
 	@echo "make test-xen-all  all of that; make bench-xen: beside xen-blkback and QEMU"
 	@echo "make lint      ruff, mypy, cython-lint"
@@ -63,10 +63,10 @@ test: build
 test-asan: setup
 	@scripts/test-asan
 
-# Kills: before every store to ring and journal, and CYCLES at random moments.  Faults: of every call.
+# Kills: before every store to ring and journal, and CYCLES at random moments.  Faults: of every call.  Power cuts.
 CYCLES := 1000
 test-crash: build
-	XENVBD_CRASH_ALL=1 XENVBD_CRASH_CYCLES=$(CYCLES) $(PYTHON) -m pytest -v -s tests/crash tests/faults
+	XENVBD_CRASH_ALL=1 XENVBD_CRASH_CYCLES=$(CYCLES) $(PYTHON) -m pytest -v -s tests/crash tests/faults tests/power
 
 # What stands in dist is tested (`make deb`); without any, it is built, without its own tests.
 dist/tested: setup

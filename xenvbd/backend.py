@@ -17,7 +17,7 @@ from typing import Any
 from xenvbd import domains, features, libxl, rivals
 from xenvbd.claims import Claims, FindRival, Key
 from xenvbd.device import Device
-from xenvbd.errors import ClaimError, NoSuchDisk, PropertyError, StoreError
+from xenvbd.errors import ClaimError, Error, NoSuchDisk, StoreError
 from xenvbd.helpers import Helpers
 from xenvbd.host import Host, Options
 from xenvbd.loop import Loop
@@ -383,8 +383,9 @@ def _record(key: str, fields: dict[str, Any]) -> Record | None:
     """The record, if this version can read it."""
     try:
         return Record.from_json(fields)
-    except (KeyError, TypeError, ValueError, PropertyError) as exc:
-        log.error("%s: its record cannot be read, it is left alone: %r", key, exc)
+    except (KeyError, TypeError, ValueError, Error) as exc:
+        reason = exc if isinstance(exc, Error) else repr(exc)
+        log.error("%s: its record cannot be read, it is left alone: %s", key, reason)
         return None
 
 

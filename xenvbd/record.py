@@ -4,12 +4,16 @@ value.
 Nothing of it is in xenstore, where a guest could read it."""
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from xenvbd import features, target, vdev
+from xenvbd import __version__, features, target, vdev
+from xenvbd.errors import Error
 from xenvbd.features import Agreement
 from xenvbd.properties import DiskFacts, Properties
+
+VERSION = 1                     # of what to_json() gives; one that is lower can be read
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,18 @@ class Record:
                                                         "flush_failed")}
         properties = asdict(replace(self.properties, target=None))
         properties |= {"vdev": self.properties.vdev.number, "target": str(self.properties.target)}
-        return plain | {"properties": properties, "facts": asdict(self.facts),
-                        "agreement": self.agreement and self.agreement.to_json()}
+        return plain | {"version": VERSION, "writer": __version__, "properties": properties,
+                        "facts": asdict(self.facts), "agreement": self.agreement and self.agreement.to_json()}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Record:
-        """Raises KeyError, TypeError, ValueError or PropertyError if an other version wrote it."""
+        """Raises Error, which says what to do, if a later version wrote it; KeyError, TypeError, ValueError or
+        PropertyError if it is no record."""
+        fields = dict(fields)
+        version, writer = fields.pop("version", 0), fields.pop("writer", "unknown")
+        if version > VERSION:
+            raise Error(errno.ESTALE, f"its record is of version {version} (xenvbd {writer}), and xenvbd {__version__} "
+                        f"reads {VERSION}: its worker serves it on; go back to xenvbd {writer}, or detach it there")
         properties = fields["properties"] | {
             "vdev": vdev.from_number(fields["properties"]["vdev"]),
             "target": target.parse(fields["properties"]["target"])}
