@@ -114,18 +114,14 @@ cdef void count_out(Queue q, work *w) noexcept nogil:
 
 
 cdef void count_in(Queue q, work *w, int error) noexcept nogil:
-    """One more that is kept; the first of its kind is told of."""
-    w.way = WAY_OTHER
-    if no_room(error):
-        w.was_held = XENVBD_STOP_NOSPC
-        q.nr_held += 1
-        if q.nr_held == 1:
-            event_post(&q.events, EVENT_NO_SPACE, error, w.slot.request.sector)
-    else:
-        w.was_held = XENVBD_STOP_IO
-        q.nr_stuck += 1
-        if q.nr_stuck == 1:
-            event_post(&q.events, EVENT_IO_STOP, error, w.slot.request.sector)
+    """One more that is kept; the first of its kind is told of, once the statistics say so too."""
+    cdef bint room = not no_room(error)
+    w.way, w.was_held = WAY_OTHER, XENVBD_STOP_IO if room else XENVBD_STOP_NOSPC
+    q.nr_stuck += room
+    q.nr_held += not room
+    say_why(q)
+    if (q.nr_stuck if room else q.nr_held) == 1:
+        event_post(&q.events, EVENT_IO_STOP if room else EVENT_NO_SPACE, error, w.slot.request.sector)
 
 
 cdef void hold(Queue q, work *w, int error) noexcept nogil:
@@ -133,7 +129,6 @@ cdef void hold(Queue q, work *w, int error) noexcept nogil:
     if w.was_held != (XENVBD_STOP_NOSPC if no_room(error) else XENVBD_STOP_IO):
         count_out(q, w)
         count_in(q, w, error)
-        say_why(q)
     if not no_room(error):
         push(&q.stuck, w)
         return
@@ -145,9 +140,9 @@ cdef void hold(Queue q, work *w, int error) noexcept nogil:
 cdef void let_go(Queue q, work *w) noexcept nogil:
     """What was kept has ended, one way or the other."""
     count_out(q, w)
+    say_why(q)
     if q.nr_held == 0 and q.nr_stuck == 0:
         event_post(&q.events, EVENT_RESUMED, 0, 0)
-    say_why(q)
 
 
 cdef void submit_again(Queue q, work_list *works) noexcept nogil:

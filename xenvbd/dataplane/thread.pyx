@@ -95,8 +95,9 @@ cdef void start(Queue q) noexcept nogil:
 
 
 cdef void hear(Queue q) noexcept nogil:
-    """Take the event.  The port stays masked until the work is done (XSA-332)."""
-    while q.evtchn.c_pending() >= 0:
+    """Take the event.  The port stays masked until the work is done (XSA-332), and the handle has no other: to ask for
+    more would be a system call in vain."""
+    if q.evtchn.c_pending() >= 0:
         q.stats.events_in += 1
         q.masked = q.rung = True
 
