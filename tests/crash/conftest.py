@@ -10,6 +10,7 @@ import Cython
 import pytest
 
 from tests.crash.planes import Forker, Planes
+from tests.crash.queues import Queues
 from tests.crash.workload import Workload
 from tests.support.fixtures import machine
 from tests.support.guest import Guest
@@ -78,12 +79,13 @@ def forker():
 
 @pytest.fixture
 def arena(machine):
-    """with arena(forker, seed=, blocks=, order={}, ring_order=, **guest's) as work: a Workload, no plane started."""
+    """with arena(forker, seed=, blocks=, order={}, ring_order=, queues=, **guest's) as work: no plane is started."""
     machine.add_domain(1)
 
     @contextlib.contextmanager
-    def make(forker, seed=1, blocks=16, order=None, ring_order=0, **options):
-        guest = Guest(machine, 1, order=ring_order, **options)
+    def make(forker, seed=1, blocks=16, order=None, ring_order=0, queues=1, **options):
+        guests = [Guest(machine, 1, order=ring_order, **options) for _ in range(queues)]
+        guest = guests[0] if queues == 1 else Queues(guests, seed)
         with tempfile.TemporaryDirectory(prefix="xenvbd-", dir="/dev/shm") as directory:
             planes = Planes(forker, machine, guest, directory, **(order or {}))
             with open(planes.image, "wb") as file:

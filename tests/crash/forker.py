@@ -35,9 +35,10 @@ def serve(order):
     signal.signal(signal.SIGTERM, lambda number, frame: leave.set())
     started = time.monotonic()
     agreement = Agreement.from_json(order["agreement"])
-    image = disk.open_image(order["image"], read_only=False, fence="1/51712", wait=True)
+    image = disk.open_image(order["image"], read_only=False, fence="1/51712", wait=True, direct=order.get("direct"))
     fenced = time.monotonic()
-    served = disk.open(target.parse(order["image"]), fd=image.fd, engine=order.get("engine", "auto"))
+    served = disk.open(target.parse(order["image"]), fd=image.fd, engine=order.get("engine", "auto"),
+                       direct=order.get("direct"))
     plane = DataPlane(hv.open(order["spec"], 0), served, name="crash", image=(image.dev, image.ino),
                       settings=Settings(**order.get("settings", {})))
     journals = [os.open(f"{order['journal']}.{number}", os.O_RDWR | os.O_CREAT, 0o600)

@@ -66,8 +66,9 @@ class Planes:
         """order: engine, settings of every plane."""
         self.forker, self.pid, self.kills, self.starts, self.fences = forker, None, 0, 0, []
         self.serves = False                 # as far as it has been heard
-        agreement = {"domid": guest.domid, "devid": 51712, "abi": guest.abi, "queues": [
-            {"ring_refs": list(guest.ring_pages.refs), "event_channel": guest.port}]}
+        agreement = {"domid": guest.domid, "devid": 51712, "abi": guest.abi, "persistent": guest.persistent, "queues": [
+            {"ring_refs": list(queue.ring_refs), "event_channel": queue.event_channel}
+            for queue in guest.agreement.queues]}
         self.image, self.journal = f"{directory}/image", f"{directory}/journal"
         self._order = order | {"spec": f"sim:{machine.dir}", "agreement": agreement, "image": self.image,
                                "journal": self.journal}

@@ -62,6 +62,20 @@ def test_no_write_is_lost_and_nothing_is_answered_twice(arena, forker, depth, or
         assert work.planes.starts > CYCLES // 12
 
 
+@pytest.mark.parametrize("queues, persistent", [(1, True), (3, False), (2, True)])
+def test_nor_with_persistent_grants_and_several_queues(arena, forker, machine, queues, persistent):
+    seed, rings, kept = SEED * 1000 + queues, set(), set()
+    with arena(forker, seed=seed, blocks=64, queues=queues, persistent=persistent, order={"direct": False}) as work:
+        rings = {gref for queue in work.guest.agreement.queues for gref in queue.ring_refs}
+        work.planes.start()
+        with killing(work.planes, seed) as killer:
+            while killer.kills < CYCLES // 6:
+                work.round(32)
+                kept |= {gref for _, gref in machine.mappings(1)} - rings
+        work.verify()
+        assert work.planes.starts > CYCLES // 12 and bool(kept) == persistent
+
+
 def test_a_plane_that_hands_over_leaves_nothing_out(arena, forker):
     with arena(forker, blocks=64) as work:
         work.planes.start()

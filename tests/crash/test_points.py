@@ -36,5 +36,5 @@ def test_a_plane_may_die_before_each_store(arena, crash_forker, index):
 @pytest.mark.parametrize("seed", range(200 if ALL else 12))
 def test_the_planes_that_follow_may_die_before_any_store_too(arena, crash_forker, seed):
     generator = random.Random(seed)
-    with arena(crash_forker, seed=seed) as work:
+    with arena(crash_forker, seed=seed, queues=1 + seed % 3, persistent=seed % 2 == 1, order={"direct": False}) as work:
         run(work, [generator.randrange(1, 150) for _ in range(8)])
