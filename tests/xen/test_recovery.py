@@ -7,6 +7,7 @@ import pytest
 
 from tests.xen import workload
 from tests.xen.guest import Guest
+from tests.xen.line import wait
 from tests.xen.xenvbd import Xenvbd
 
 KILLS = int(os.environ.get("XENVBD_XEN_KILLS", "10"))
@@ -20,19 +21,27 @@ def connected(xenvbd: Xenvbd, guest: Guest, vdev: str) -> bool:
 
 def follow(xenvbd: Xenvbd, guest: Guest, killed: list[int]) -> None:
     """Wait until the disk is served again, by none of these."""
-    for _ in range(120):
-        if connected(xenvbd, guest, "xvdb") and not set(killed) & set(xenvbd.workers()):
-            return
-        xenvbd.dom0("sleep 0.5")
-    raise AssertionError(f"not taken over: {xenvbd.show(guest, 'xvdb')}")
+    wait("a disk that was taken over", lambda: not set(killed) & set(xenvbd.workers())
+         and connected(xenvbd, guest, "xvdb"), 60)
+
+
+def verify_until_told(xenvbd: Xenvbd, guest: Guest) -> None:
+    """Let fio write and verify, again and again, until there is another disk."""
+    guest.shell.start(f"until [ -b /dev/xvdc ]; do {workload.fio('/dev/xvdb', '16M', 32)}; done")
+    wait("load", lambda: xenvbd.show(guest, "xvdb")["stats"]["write"]["ops"] > 0, 60)
+
+
+def verified(xenvbd: Xenvbd, guest: Guest) -> list[str]:
+    """End it, and give what fio said of each round."""
+    xenvbd.attach(guest, xenvbd.image("stop", "1M"), "xvdc", "--no-wait")
+    return guest.shell.finish(600).splitlines()
 
 
 @pytest.mark.parametrize("whom", ["worker", "both", "restart"])
 def test_a_guest_under_fio_sees_a_pause_and_no_error(pv: Guest, xenvbd: Xenvbd, whom: str) -> None:
-    image = xenvbd.image("web")
+    image, domid = xenvbd.image("web"), pv.domid
     xenvbd.attach(pv, image, "xvdb")
-    pv.shell.start(f"end=$(( $(date +%s) + {8 * KILLS} )); while [ $(date +%s) -lt $end ]; do "
-                   + workload.fio("/dev/xvdb", "16M", 32) + "; done")
+    verify_until_told(xenvbd, pv)
     for _ in range(KILLS):
         workers = xenvbd.workers()
         assert workers
@@ -44,15 +53,17 @@ def test_a_guest_under_fio_sees_a_pause_and_no_error(pv: Guest, xenvbd: Xenvbd, 
             xenvbd.dom0("kill -9 $(cat /run/xenvbd/manager.lock); sleep 0.2", check=False)
             xenvbd.service("start")
         follow(xenvbd, pv, workers)
-    lines = pv.shell.finish(900).splitlines()
+    lines = verified(xenvbd, pv)
     assert lines and all(line.split(";")[0] == "0" for line in lines), lines
     assert pv.run(f"dmesg | grep -E '{COMPLAINTS}' || true") == ""
     assert pv.run("sync; sha256sum /dev/xvdb", 120).split()[0] == xenvbd.checksum(image)
-    xenvbd.detach(pv, "xvdb")
+    for vdev in ("xvdb", "xvdc"):
+        xenvbd.detach(pv, vdev)
+    xenvbd.nothing_left(domid, image)
 
 
 def test_ext4_outlives_the_worker(pv: Guest, xenvbd: Xenvbd) -> None:
-    image = xenvbd.image("web")
+    image, domid = xenvbd.image("web"), pv.domid
     xenvbd.attach(pv, image, "xvdb")
     for _ in range(KILLS):
         workers = xenvbd.workers()
@@ -63,3 +74,4 @@ def test_ext4_outlives_the_worker(pv: Guest, xenvbd: Xenvbd) -> None:
     assert pv.run(f"dmesg | grep -E '{COMPLAINTS}' || true") == ""
     assert pv.run("sync; sha256sum /dev/xvdb").split()[0] == xenvbd.checksum(image)
     xenvbd.detach(pv, "xvdb")
+    xenvbd.nothing_left(domid, image)

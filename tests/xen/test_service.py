@@ -11,6 +11,19 @@ NOT_RUNNING, NO_DAEMON = 3, 5
 
 
 @pytest.mark.short
+def test_a_disk_is_served_on_while_the_daemon_is_restarted(pv: Guest, xenvbd: Xenvbd) -> None:
+    image, domid = xenvbd.image("web"), pv.domid
+    xenvbd.attach(pv, image, "xvdb")
+    worker = xenvbd.workers()
+    pv.shell.start(workload.fio("/dev/xvdb", "8M"))
+    xenvbd.service("restart")
+    assert xenvbd.workers() == worker
+    assert pv.shell.finish(300).split(";")[0] == "0"
+    assert pv.run("sync; sha256sum /dev/xvdb").split()[0] == xenvbd.checksum(image)
+    xenvbd.detach(pv, "xvdb")
+    xenvbd.nothing_left(domid, image)
+
+
 def test_a_disk_is_served_on_through_every_verb_of_the_init_script(pv: Guest, xenvbd: Xenvbd) -> None:
     image, domid = xenvbd.image("web"), pv.domid
     xenvbd.attach(pv, image, "xvdb")
