@@ -54,8 +54,7 @@ class Xenvbd:
 
     def workers(self) -> list[int]:
         """The worker processes that have a domain; not the spare."""
-        return [int(pid) for pid in self.dom0(
-            "grep -l '^xenvbd-worker [0-9]' /proc/[0-9]*/comm 2>/dev/null | cut -d/ -f3").split()]
+        return [int(pid) for pid in self.dom0("pgrep -f '^xenvbd-worker [0-9]'", check=False).split()]
 
     def checksum(self, path: str) -> str:
         """Of an image, read behind the backend's back."""
