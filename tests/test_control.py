@@ -198,3 +198,29 @@ def wait(condition, seconds=10):
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.005)
+
+
+def test_a_client_that_is_refused_before_it_has_asked_hears_why(tmp_path, monkeypatch):
+    gone = threading.Event()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "control.sock"))
+    listener.listen()
+
+    def refuse():
+        sock, _ = listener.accept()
+        sock.send(b'{"id": null, "error": {"class": "ControlError", "errno": 16, "message": "full"}}\n')
+        sock.close()
+        gone.set()
+
+    class Slow(socket.socket):
+        def sendall(self, *arguments):
+            assert gone.wait(10)
+            super().sendall(*arguments)
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    monkeypatch.setattr("xenvbd.control.socket.socket", Slow)
+    with pytest.raises(ControlError, match="full"):
+        Client(str(tmp_path / "control.sock")).call("echo")
+    thread.join()
+    listener.close()

@@ -8,6 +8,7 @@ request at a time, 64 KiB each, a number of clients, a time to be idle.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -208,7 +209,8 @@ class Client:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(self.timeout)
                 sock.connect(self.path)
-                sock.sendall(line)
+                with contextlib.suppress(BrokenPipeError):      # it refuses before it reads, and says why
+                    sock.sendall(line)
                 reply = self._read(sock)
         except TimeoutError:
             raise ControlError(errno.ETIMEDOUT, f"the daemon did not answer {verb} in {self.timeout:g} s",

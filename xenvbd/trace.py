@@ -47,6 +47,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "xen_block_disconnect": ("disk", "reason"),
     "xen_block_unrealize": ("disk",),
     "xen_block_plane_event": ("disk", "kind", "detail"),       # ours: QEMU's data plane tells nothing
+    "xen_block_stall": ("disk", "requests", "seconds"),        # ours: 0 requests when it has passed
     "xen_block_size": ("disk", "sectors"),
     "xen_block_blockdev_add": ("disk", "target", "engine"),
     "xen_block_blockdev_del": ("disk", "target"),
