@@ -17,6 +17,7 @@ from pathlib import Path
 PACKAGE, LATER, VERSION = sys.argv[1:]
 SYSTEMD = os.path.isdir("/run/systemd/system")      # else the init script
 NAME, DISK, MACHINE = "python3-xenvbd", "domain1:xvda", "/dev/shm/machine"
+WORKER = "xenvbd-worker 1"       # the title of the process that serves domain 1; the spare has none
 CONFIG = Path("/etc/xenvbd/xenvbd.toml")
 # Where other packages keep what they know of every package.
 NOT_OURS = re.compile(r"/(proc|dev|run|tmp|root|var/lib/dpkg|var/lib/systemd|var/cache|etc/rc\d\.d|var/tmp)\b"
@@ -78,7 +79,7 @@ class Guest:
                  "--devid", "51712", "--rw", "randrw", "--bs", "4096", "--iodepth", "16", "--verify", "--seconds",
                  "600s", "--interval", "0.1s"], stdout=out, stderr=subprocess.STDOUT)
         within(lambda: self.events("connected"), "the guest connects")
-        self.worker = pids("xenvbd-worker")
+        self.worker = pids(WORKER)
         assert len(self.worker) == 1
 
     def events(self, kind: str) -> list[dict[str, object]]:
@@ -88,7 +89,7 @@ class Guest:
 
     def is_served(self) -> None:
         """By the same worker as ever: two reports more, the second later than all that is done now."""
-        assert pids("xenvbd-worker") == self.worker, (pids("xenvbd-worker"), self.worker)
+        assert pids(WORKER) == self.worker, (pids(WORKER), self.worker)
         before = self.progress()
         within(lambda: self.progress() > before, "the guest's requests are answered")
 
@@ -210,9 +211,9 @@ def restart_the_manager(guest: Guest) -> None:
 def replace_all(guest: Guest) -> None:
     say("moved on to the installed version: another worker, the guest goes on")
     run("xenvbd", "restart", "--all")
-    within(lambda: len(pids("xenvbd-worker")) == 1, "the old worker has gone")
-    assert pids("xenvbd-worker") != guest.worker
-    guest.worker = pids("xenvbd-worker")
+    within(lambda: len(pids(WORKER)) == 1, "the old worker has gone")
+    assert pids(WORKER) != guest.worker
+    guest.worker = pids(WORKER)
     guest.is_served()
     run("service", "xenvbd", "status")
 
@@ -233,8 +234,9 @@ def removal_is_refused(guest: Guest) -> None:
 def remove_and_purge(before: set[str]) -> None:
     say("removed: the manager is stopped, the configuration stays")
     run("xenvbd", "detach", DISK)
-    within(lambda: not pids("xenvbd-worker"), "the worker ends with its last disk")
+    within(lambda: not pids(WORKER), "the worker ends with its last disk")
     run("dpkg", "-r", NAME)
+    within(lambda: not pids("xenvbd-worker"), "the spare worker ends with its manager")
     assert not pids("xenvbd serve") and CONFIG.exists() and not Path("/usr/bin/xenvbd").exists()
     say("purged: nothing is left")
     run("dpkg", "-P", NAME)
