@@ -7,7 +7,7 @@ from tests.xen.guest import Guest
 from tests.xen.line import wait
 from tests.xen.xenvbd import Xenvbd
 
-FAILED, NOT_ALLOWED = 1, 7
+FAILED, PROPERTY, NOT_ALLOWED = 1, 2, 7
 
 
 def test_a_target_that_cannot_be_served_is_refused_with_its_reason(pv: Guest, xenvbd: Xenvbd) -> None:
@@ -19,7 +19,7 @@ def test_a_target_that_cannot_be_served_is_refused_with_its_reason(pv: Guest, xe
             ("/srv/directory", "directory", FAILED),
             ("/srv/fifo", "", FAILED),
             ("/srv/link.img", "link", FAILED),
-            ("/srv/odd.img", "1000", FAILED),
+            ("/srv/odd.img", "1000", PROPERTY),
             ("/srv/none.img", "", FAILED),
             ("/root/elsewhere.img", "allow", NOT_ALLOWED)]:
         output = xenvbd.dom0(f"xenvbd attach pv {target} xvdb; echo status $?", 90)
