@@ -9,21 +9,17 @@ import time
 
 import pytest
 
-from xenvbd.control import MAX_CLIENTS, MAX_REQUEST, Client, Server
+from tests.support import control as support
+from xenvbd.control import MAX_CLIENTS, MAX_REQUEST, Client
 from xenvbd.errors import ControlError, NoSuchDisk, PropertyError, exit_code
-from xenvbd.loop import Loop
 
 
-class Daemon:
-    """A loop in a thread with a server on it."""
+class Daemon(support.Daemon):
+    """One that answers, keeps a request, or fails, by the verb."""
 
     def __init__(self, path, idle=60.0):
-        self.loop = Loop()
         self.held = []
-        self.server = Server(self.loop, path, self.dispatch, idle=idle)
-        self.path = path
-        self.thread = threading.Thread(target=self.loop.run)
-        self.thread.start()
+        super().__init__(path, self.dispatch, idle)
 
     def dispatch(self, verb, params, reply):
         if verb == "echo":
@@ -34,12 +30,6 @@ class Daemon:
             raise ZeroDivisionError
         else:
             raise NoSuchDisk(errno.ENOENT, f"no {verb}", disk="web1:xvda")
-
-    def stop(self):
-        self.loop.stop()
-        self.thread.join()
-        self.server.close()
-        self.loop.close()
 
 
 @pytest.fixture

@@ -6,26 +6,22 @@ import errno
 import json
 import os
 import socket
-import threading
 
 import pytest
 
+from tests.support import control as support
 from tests.support.guest import until
-from xenvbd.control import MAX_CLIENTS, MAX_REQUEST, Client, Server
+from xenvbd.control import MAX_CLIENTS, MAX_REQUEST, Client
 from xenvbd.errors import ControlError, exit_code
-from xenvbd.loop import Loop
 
 MIB = (1 << 20) * (64 if os.environ.get("XENVBD_SANITIZED") else 1)     # a sanitizer keeps what was freed
 
 
-class Daemon:
-    """A loop in a thread with a control socket that knows one verb."""
+class Daemon(support.Daemon):
+    """A control socket that knows one verb."""
 
     def __init__(self, path: str, idle: float = 60.0) -> None:
-        self.path, self.loop = path, Loop()
-        self.server = Server(self.loop, path, lambda verb, params, reply: reply(params), idle=idle)
-        self.thread = threading.Thread(target=self.loop.run)
-        self.thread.start()
+        super().__init__(path, lambda verb, params, reply: reply(params), idle)
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -35,12 +31,6 @@ class Daemon:
 
     def answers(self) -> bool:
         return Client(self.path).call("echo", a=1) == {"a": 1}
-
-    def stop(self) -> None:
-        self.loop.stop()
-        self.thread.join()
-        self.server.close()
-        self.loop.close()
 
 
 @pytest.fixture
