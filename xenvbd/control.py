@@ -43,27 +43,16 @@ class Server:
         self.clients: set[_Connection] = set()
         self._socket = _listen(path)
         self._sweeping = False
-        self._listen(True)
+        loop.accept(self._socket, self._accepted)
 
     def close(self) -> None:
         for client in list(self.clients):
             client.close()
-        self._listen(False)
+        self.loop.forget(self._socket.fileno())
         self._socket.close()
         os.unlink(self.path)
 
-    def _listen(self, on: bool) -> None:
-        if self._socket.fileno() >= 0:
-            self.loop.read(self._socket.fileno(), self._accept if on else None)
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._socket.accept()
-        except OSError as exc:
-            if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):     # it stays readable: do not spin
-                self._listen(False)
-                self.loop.later(1.0, lambda: self._listen(True))
-            return
+    def _accepted(self, sock: socket.socket) -> None:
         if self._refused(sock):
             return
         self.clients.add(_Connection(self, sock))

@@ -7,17 +7,21 @@ others.
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import itertools
 import logging
 import os
 import selectors
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
 
 Callback = Callable[[], object]
 log = logging.getLogger(__name__)
+
+ACCEPT_SECONDS = 1.0            # until a listener is looked at again, when there was no descriptor for a connection
 
 
 class Timer:
@@ -58,6 +62,25 @@ class Loop:
         """Watch fd no longer: to be called before it is closed."""
         self._change(fd, 0, None)
         self._change(fd, 1, None)
+
+    def accept(self, listener: socket.socket, accepted: Callable[[socket.socket], object]) -> None:
+        """Call accepted(sock) for each connection, until the listener is forgotten and closed.  Out of descriptors or
+        memory it rests for a while: a listener stays readable, and this would spin."""
+        def ready() -> None:
+            try:
+                sock, _ = listener.accept()
+            except OSError as exc:
+                if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    self.forget(listener.fileno())
+                    self.later(ACCEPT_SECONDS, again)
+                return
+            accepted(sock)
+
+        def again() -> None:
+            if listener.fileno() >= 0:
+                self.read(listener.fileno(), ready)
+
+        again()
 
     def later(self, seconds: float, callback: Callback) -> Timer:
         timer = Timer(time.monotonic() + seconds, callback)

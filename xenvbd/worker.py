@@ -47,7 +47,6 @@ from xenvbd.target import parse as parse_target
 from xenvbd.wire import MAX_QUEUE, PROTOCOL, Message, Wire
 
 MAX_SPARE = 1024                    # bytes of what a spare is told
-ACCEPT_SECONDS = 1.0                # until a manager may connect again, when there was no descriptor for it
 
 log = logging.getLogger("xenvbd.worker")
 Finish = Callable[[dict[str, Any] | OSError], None]
@@ -76,11 +75,11 @@ class Worker:
         self._wire: Wire | None = None
         self._idle: Timer | None = None
         self._leaving = False
-        self._listener, self._patience = listener, idle_seconds
+        self._patience = idle_seconds
         self._verbs: dict[str, Callable[[Message, Finish], None]] = {
             "connect": self._connect, "disconnect": self._disconnect, "resume": self._resume,
             "list": self._list, "ping": self._ping, "stop": self._stop}
-        self._listen(True)
+        loop.accept(listener, self.adopt)
         self._watch_idleness()
 
     def adopt(self, sock: socket.socket) -> None:
@@ -98,19 +97,6 @@ class Worker:
         for plane in list(self.planes.values()):
             self._stop_plane(plane, lambda result: None, hand_over=True)
         self._leave_if_done()
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as exc:
-            if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):     # it stays readable: do not spin
-                self._listen(False)
-                self.loop.later(ACCEPT_SECONDS, lambda: self._listen(True))
-            return
-        self.adopt(sock)
-
-    def _listen(self, on: bool) -> None:
-        self.loop.read(self._listener.fileno(), self._accept if on else None)
 
     def _drop_manager(self) -> None:
         if self._wire is not None:
