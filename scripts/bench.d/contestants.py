@@ -52,8 +52,9 @@ class Result:
     p999: float = 0.0
 
 
-def run(command: list[str]) -> str:
-    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=120)
+def run(command: list[str], top: Path = TOP) -> str:
+    """What it prints; it imports from the tree that it runs in."""
+    done = subprocess.run(command, cwd=top, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr or done.stdout}")
     return done.stdout
@@ -120,15 +121,15 @@ class Xenvbd(Contestant):
 
     def command(self, case: Case, image: Path, seconds: float) -> list[str]:
         """xenvbd bench with this case."""
-        target = f"null:{NULL_SIZE}" if case.io == "null" else str(image)
-        command = ["env", f"PYTHONPATH={self.top}", sys.executable, "-m", "xenvbd.cli", "--json", "bench", target,
+        target = f"null:{NULL_SIZE}" if case.io == "null" else str(image.absolute())
+        command = [sys.executable, "-m", "xenvbd.cli", "--json", "bench", target,
                    "--rw", case.rw, "--bs", str(case.bs), "--iodepth", str(case.depth), "--seconds", f"{seconds}s",
                    "--queues", str(case.queues), "--direct" if case.io == "direct" else "--no-direct"]
         command += ["--write-target"] * (case.writing and case.io != "null") + ["--persistent"] * self.persistent
         return command + ["--poll", "--poll-us", "50"] * self.poll
 
     def run(self, case: Case, image: Path, seconds: float) -> Result:
-        found = json.loads(run(self.command(case, image, seconds)))
+        found = json.loads(run(self.command(case, image, seconds), self.top))
         each = found["per-request"]
         return Result(found["iops"], found["cpu-us"]["backend"], each["events-out"], each["events-in"],
                       each["submits"], found["p50-us"], found["p99-us"], found["p99.9-us"])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 COST = Path(__file__).parent.parent.parent / "scripts" / "dataplane-cost"
-# For instructions: how full a pass is depends on when the guest's thread runs.  A machine with nothing else to do wakes the
-# I/O thread at once and has the emptiest passes, hence the highest figures: the bounds are for that one.
+# For instructions: how full a pass is depends on when the guest's thread runs.  A machine with nothing else to do
+# wakes the I/O thread at once and has the emptiest passes, hence the highest figures: the bounds are for that one.
 TRIES = 3
 VALGRIND = pytest.mark.skipif(not shutil.which("valgrind"), reason="needs valgrind")
 
@@ -50,7 +50,7 @@ def forbidden(called: list[str], *parts: str) -> list[str]:
 @pytest.mark.slow
 @VALGRIND
 def test_a_request_takes_few_instructions_no_allocation_and_no_gil() -> None:
-    """Measured on an idle machine: 404, on a busy one 394."""
+    """Idle machine: 404, busy one: 394."""
     found = instructions(410)
     assert found["own"] <= 410
     assert not forbidden(found["called"], "alloc")
@@ -59,7 +59,7 @@ def test_a_request_takes_few_instructions_no_allocation_and_no_gil() -> None:
 @pytest.mark.slow
 @VALGRIND
 def test_with_persistent_grants_it_takes_fewer() -> None:
-    """Measured on an idle machine: 347, on a busy one 332.  Mapping a page for the first time allocates, in the library."""
+    """Idle machine: 347, busy one: 332.  Mapping a page for the first time allocates, in the library."""
     found = instructions(350, "--persistent")
     assert found["own"] <= 350
     assert not forbidden(found["called"])

@@ -84,6 +84,16 @@ def test_every_response_of_a_batch_comes_with_one_event(serve) -> None:
     assert guest.events <= stats.counters["events_out"] <= stats.counters["pushes"] <= 80
 
 
+def test_a_guest_that_has_to_be_woken_gets_half_of_what_it_waits_for_at_once(serve, guests) -> None:
+    """128 requests in passes of 16 would be eight notifications."""
+    served = serve(guests(order=2), disk=NullDisk("null:1G", 1 << 30))
+    guest, page = served.guest, served.guest.pages(1).segments()
+    assert guest.do(guest.request(READ, 0, page)) == [OKAY]         # it slept until that came
+    before = Snapshot.from_bytes(served.plane.statistics()[0]).counters["pushes"]
+    assert set(guest.do(*(guest.request(READ, 0, page) for _ in range(128)))) == {OKAY}
+    assert Snapshot.from_bytes(served.plane.statistics()[0]).counters["pushes"] - before <= 5
+
+
 segments = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)).map(sorted), min_size=1, max_size=30)
 oddities = st.lists(st.tuples(st.sampled_from([READ, WRITE, FLUSH]), st.integers(0, 500), segments, st.booleans()),
                     min_size=1, max_size=32)

@@ -207,12 +207,16 @@ cdef disk_op *take_some(Queue q, uint32_t budget, uint64_t now) noexcept nogil:
 
 cdef uint32_t consume(Queue q) noexcept nogil:
     cdef int posted = back_pending(&q.ring)
-    cdef uint32_t before = q.ring.req_cons, budget = EAGER_BUDGET if q.eager else q.ring.nr_ents
+    cdef uint32_t before = q.ring.req_cons, budget = q.ring.nr_ents
     cdef uint64_t now
     q.bad = 0
     if posted < 0:
         quarantine(q)
         return 0
+    if q.eager:
+        budget = EAGER_BUDGET
+        if q.woken:                     # once a pass: fewer passes, as long as it has something to do meanwhile
+            budget = max(budget, <uint32_t>posted >> 1)
     if posted > 0:
         now = q.kept.now = now_ns()
         if now >= q.kept.sweep_at:

@@ -102,6 +102,7 @@ cdef class Queue:
     cdef bint rung                  # an event came, and the ring has not been looked at since
     cdef bint more                  # the ring had more than this pass took
     cdef bint eager                 # operations finish as soon as they are started
+    cdef bint woken                 # the guest slept when it got its last answers
     cdef int registered             # 1: the engine has the buffers pinned; < 0: it would not take them
     cdef uint32_t rests
     cdef uint32_t nr_held           # for want of room, or being tried again after that

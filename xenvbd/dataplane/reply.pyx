@@ -132,7 +132,8 @@ cdef uint32_t publish(Queue q) noexcept nogil:
     cdef uint32_t n = answer(q, finished.first)
     journal_publish(q.log, q.ring.rsp_prod_pvt)
     q.stats.pushes += 1
-    if back_push(&q.ring):
+    q.woken = back_push(&q.ring)
+    if q.woken:
         q.stats.events_out += 1
         q.evtchn.c_notify(q.port)       # a guest that is gone cannot be told, and need not be
     release(q, finished.first)
