@@ -24,14 +24,16 @@ class Host:
         self.root, self.config = root, replace(Config(), runtime_dir=str(root / "run/xenvbd"), allow=("/dev",))
         for name, text in {
                 "sys/hypervisor/type": "xen", "sys/hypervisor/version/major": "4", "sys/hypervisor/version/minor": "20",
-                "sys/hypervisor/version/extra": ".1", "proc/xen/capabilities": "control_d", "dev/xen/gntdev": "",
+                "sys/hypervisor/version/extra": ".4", "proc/xen/capabilities": "control_d", "dev/xen/gntdev": "",
                 "dev/xen/evtchn": "", "sys/module/xen_gntdev/parameters/limit": "65536",
+                "proc/version": "Linux version 6.12.9 (root@b) #1 SMP",
                 "sys/kernel/security/lsm": "capability,landlock,yama",
                 "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never"}.items():
             self.write(name, text)
         (root / "run/xenstored").mkdir(parents=True)
         (root / "run/xenstored/socket").symlink_to(store)
         self.xl = "xen_commandline        : gnttab=max-ver:1"
+        self.package: str | None = None
 
     def write(self, name: str, text: str) -> None:
         path = self.root / name
@@ -42,7 +44,8 @@ class Host:
         self.write("proc/812/cmdline", "\0".join(words) + "\0")
 
     def findings(self) -> list[Finding]:
-        return Doctor(self.config, root=str(self.root), today=TODAY, xl_info=lambda: self.xl).findings()
+        return Doctor(self.config, root=str(self.root), today=TODAY, xl_info=lambda: self.xl,
+                      package=lambda name: self.package).findings()
 
     def bad(self) -> list[str]:
         """What is a warning or a failure."""
@@ -60,7 +63,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def test_a_good_host_has_nothing_bad(host: Host) -> None:
     assert host.bad() == [] and host.status() == 0
-    assert host.findings()[0].found == "Xen 4.20.1, this is dom0"
+    assert host.findings()[0].found == "Xen 4.20.4, this is dom0"
 
 
 def test_every_finding_that_is_not_ok_has_a_fix_or_says_what_is_kept(host: Host) -> None:
@@ -84,8 +87,10 @@ Change = Callable[[Host], object]
     (lambda host: host.write("sys/module/xen_gntdev/parameters/limit", "64"), "at most 64 pages", errors.DONE),
     (lambda host: host.process("/usr/sbin/tapback"), r"tapback \(process 812\) has it", errors.REFUSED),
     (lambda host: host.write("sys/hypervisor/version/minor", "16"), "4.16 gets no more fixes", errors.DONE),
+    (lambda host: host.write("sys/hypervisor/version/extra", ".3"), "Xen 4.20.3 has no fixes of XSA-484", errors.DONE),
+    (lambda host: host.write("proc/version", "Linux version 5.10.0-1-amd64"), "Linux 5.10 is older", errors.DONE),
     (lambda host: setattr(host, "config", replace(host.config, allow=("/srv/none",))), "/srv/none", errors.DONE),
-], ids=["device", "store", "gntdev", "rival", "old", "targets"])
+], ids=["device", "store", "gntdev", "rival", "old", "point", "linux", "targets"])
 def test_what_is_wrong_is_found(host: Host, change: Change, words: str, status: int) -> None:
     change(host)
     assert any(re.search(words, found) for found in host.bad()), host.findings()
@@ -98,7 +103,7 @@ def test_what_is_wrong_is_found(host: Host, change: Change, words: str, status: 
     (lambda host: (host.root / rivals.KERNEL_BACKEND).mkdir(parents=True), "xen-blkback keeps backend/vbd;"),
     (lambda host: host.write("sys/hypervisor/version/minor", "17"), "no xl of this Xen makes vbd3"),
     (lambda host: setattr(host, "xl", "xen_commandline  : dom0_mem=4G"), "version 2 of grant tables"),
-    (lambda host: None, "whether Xen 4.20 has every fix cannot be told"),
+    (lambda host: None, "those of XSA-517 and XSA-523 (November 2026) are in no release"),
     (lambda host: None, "the daemon does not answer"),
 ], ids=["landlock", "huge", "blkback", "vbd3", "grants", "fixes", "daemon"])
 def test_what_is_worth_knowing_is_noted(host: Host, change: Change, words: str) -> None:

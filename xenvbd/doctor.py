@@ -1,7 +1,6 @@
 """`doctor`: what this host is and has, as far as a backend is concerned, each finding with what to do about it.
 
-Only what can be told from here is told. Whether a Xen or a Linux has the fixes of an advisory cannot be told from its
-version: distributions fix without changing that.
+Only what can be told from here is told; advisories.py says what versions tell of fixes, and what they do not.
 """
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenvbd import errors, rivals, sandbox
+from xenvbd import advisories, errors, rivals, sandbox
 from xenvbd.config import Config
 from xenvbd.control import Client
 from xenvbd.disk.uring import unavailable
@@ -49,10 +48,13 @@ class Doctor:
     """One examination.  root: of /proc, /sys and /dev; sandboxed tests put another there."""
 
     def __init__(self, config: Config, *, root: str = "/", today: datetime.date | None = None,
-                 xl_info: Callable[[], str] | None = None) -> None:
+                 xl_info: Callable[[], str] | None = None,
+                 package: Callable[[str], str | None] | None = None) -> None:
+        """xl_info: what `xl info` says; package: the version of an installed Debian package, None if it is not."""
         self.config, self.root = config, Path(root)
         self._today = today or datetime.date.today()
         self._xl_info = xl_info or _xl_info
+        self._package = package or _package
 
     def findings(self) -> list[Finding]:
         """Everything, what matters most first; without Xen only what the simulated machine needs."""
@@ -88,14 +90,17 @@ class Doctor:
 
     def _advisories(self) -> Iterator[Finding]:
         version = self.version or (0, 0)
-        name = f"Xen {version[0]}.{version[1]}"
+        name = f"{version[0]}.{version[1]}"
         until = SUPPORTED.get(version, "" if version > max(SUPPORTED) else "2024-01-01")
         if until and self._today > datetime.date.fromisoformat(until):
-            yield Finding("warn", "security", f"{name} gets no more fixes from xenproject.org; only the distribution's",
+            yield Finding("warn", "security", f"Xen {name} gets no more fixes from xenproject.org",
                           f"keep it up to date, or move to a newer Xen; {ADVISORIES}")
-        else:
-            yield Finding("note", "security", f"whether {name} has every fix cannot be told from its version",
-                          f"keep it up to date; {ADVISORIES}")
+        verdict = advisories.xen(version, self._text("sys/hypervisor/version/extra") or "",
+                                 self._package(f"xen-hypervisor-{name}-amd64"), _is_newer)
+        yield Finding(verdict.level, "security", verdict.found, verdict.fix and f"{verdict.fix}; {ADVISORIES}")
+        linux = advisories.linux(self._text("proc/version") or "", _is_newer)
+        if linux is not None:
+            yield Finding(linux.level, "security", linux.found, linux.fix)
         line = next((line for line in self._xl_info().splitlines() if line.startswith("xen_commandline")), None)
         if line is not None and "max-ver:1" not in line:
             yield Finding("note", "security", "guests may use version 2 of grant tables (XSA-486, XSA-501, XSA-517)",
@@ -228,3 +233,20 @@ def _xl_info() -> str:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(["xl", "info"], capture_output=True, text=True, timeout=5, check=True).stdout
     return ""
+
+
+def _package(name: str) -> str | None:
+    """The version of a Debian package that is installed; None if it is not, or this is no Debian."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["dpkg-query", "-W", "-f=${db:Status-Status} ${Version}", name]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.split()
+        return said[1] if said[:1] == ["installed"] and len(said) > 1 else None
+    return None
+
+
+def _is_newer(version: str, than: str) -> bool:
+    """Whether a Debian package's version is that other one, or later.  Without dpkg: no."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["dpkg", "--compare-versions", version, "ge", than]
+        return subprocess.run(command, timeout=5, check=False).returncode == 0
+    return False
