@@ -59,7 +59,7 @@ def backend(b, *, kinds=("qdisk",), left=(), rival=lambda kind, domid: None):
     workers = FakeWorkers(b.loop)
     workers.left = list(left)
     b.backend = Backend(b.loop, b.store, b.runtime, workers, Policy(), kinds,
-                        lambda *names: DiskOptions(), rival=rival)
+                        lambda *names: DiskOptions(), channels=lambda domid, count: [], rival=rival)
     b.store.on_lost = lambda error: None
     b.backend.start()
     b.until(lambda: b.backend.ready)

@@ -70,7 +70,7 @@ def new_manager(b, worker):
     workers.left = [worker]
     b.store.on_lost = lambda error: None
     made = Backend(b.loop, b.store, b.runtime, workers, Policy(), ("qdisk",), lambda *names: DiskOptions(),
-                   rival=lambda kind, domid: None)
+                   channels=lambda domid, count: [], rival=lambda kind, domid: None)
     made.start()
     b.until(lambda: made.ready)
     return made

@@ -23,7 +23,7 @@ def b(tmp_path):
         made.loop.read(store.fileno(), store.dispatch)
         made.image, made.backend = image, Backend(
             made.loop, store, made.runtime, FakeWorkers(made.loop), Policy(), ("qdisk",),
-            lambda *names: DiskOptions(), rival=lambda kind, domid: None)
+            lambda *names: DiskOptions(), channels=lambda domid, count: [], rival=lambda kind, domid: None)
         made.backend.start()
         made.until(lambda: made.backend.ready)
         yield made

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd import stats
 from xenvbd.errors import TargetError
 from xenvbd.host import Host, WorkerProcess
 from xenvbd.loop import Timer
@@ -79,8 +78,9 @@ class Adoption:
             raise TargetError(errno.ESTALE, f"the size of {record.properties.target} is {medium.facts.size} bytes now, "
                               f"and {record.facts.size} were published", disk=record.name)
         assert record.agreement is not None
-        worker = self._host.worker(record.properties.domid)
-        files = self._host.runtime.open_queues(self._key, self._queues, stats.SIZE)
+        host, domid = self._host, record.properties.domid
+        worker = host.worker(domid)
+        files = host.descriptors(host.runtime.open_queues, self._key, domid, self._queues)
         image = medium.take()
         self._connecting(worker)
         worker.call("connect", self._done, [*image, *files], disk=self._key, image=bool(image), adopt=True,

@@ -42,14 +42,15 @@ class Backend:
 
     def __init__(self, loop: Loop, store: Store, runtime: Runtime, workers: Workers, policy: Policy,
                  kinds: Sequence[str], options: Callable[..., Options], *,
-                 rival: FindRival = rivals.find) -> None:
-        """kinds: the areas to claim, backend/KIND; rival: finds another backend, as rivals.find()."""
+                 channels: Callable[[int, int], list[int]], rival: FindRival = rivals.find) -> None:
+        """kinds: the areas to claim, backend/KIND; channels: see host.Host; rival: finds another backend, as
+        rivals.find()."""
         self.loop, self.store, self.workers = loop, store, workers
         self._wanted = tuple(kinds)
         self.claims = Claims(loop, store, store.domid, rival)
         self.devices: dict[Key, Device] = {}
         self._waiters: dict[Device, list[Callable[[], bool]]] = {}
-        self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, options, store.domid,
+        self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, channels, options, store.domid,
                          dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
         self._dirty: dict[Key, None] = {}
         self._scans: dict[tuple[str, int | None], None] = {}

@@ -22,6 +22,7 @@ from xenvbd.properties import DiskFacts, Properties
 from xenvbd.record import Record
 from xenvbd.stalls import Request, Stalls
 from xenvbd.trace import event
+from xenvbd.wire import close_all
 from xenvbd.workers import WorkerGone
 from xenvbd.xenbus import Plane, View
 
@@ -146,8 +147,7 @@ class Connection(abc.ABC):
                 raise TargetError(errno.ESTALE, f"the size of {properties.target} is {medium.facts.size} bytes now, "
                                   f"and {self.facts.size} were published; detach and attach the disk")
             worker = self._worker = self.host.worker(self.domid)
-            files = self.host.runtime.new_queues(self.key, len(agreement.queues), stats.SIZE)
-            self._save()
+            files = self._new_files(agreement)
         except OSError as exc:
             self._unconnected(exc)
             return
@@ -156,6 +156,17 @@ class Connection(abc.ABC):
         self._trace_connect()
         worker.call("connect", self._connected, [*image, *files], disk=self.key, image=bool(image),
                     agreement=agreement.to_json(), **self._record().orders())
+
+    def _new_files(self, agreement: Agreement) -> list[int]:
+        """Fresh journals and all else that the worker is given, and a record of it."""
+        host = self.host
+        files = host.descriptors(host.runtime.new_queues, self.key, self.domid, len(agreement.queues))
+        try:
+            self._save()
+        except OSError:
+            close_all(files)
+            raise
+        return files
 
     def _connected(self, result: dict[str, Any] | OSError) -> None:
         taken_over, self._adoption = self._adoption is not None, None

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from xenvbd import stats
 from xenvbd.helpers import Helpers
 from xenvbd.loop import Loop
 from xenvbd.medium import Policy
 from xenvbd.properties import Properties
 from xenvbd.runtime import Runtime
 from xenvbd.store import Store
+from xenvbd.wire import close_all
 
 
 class WorkerProcess(Protocol):
@@ -45,7 +47,8 @@ class Options(Protocol):
 class Host:
     """What all devices of a manager share.
 
-    worker: the worker of a domain, started if need be; options: of a disk that goes by these names.  What is called
+    worker: the worker of a domain, started if need be; channels: event-channel handles for it to be given, as
+    evtchn.offer() makes them; options: of a disk that goes by these names.  What is called
     with a device: dirty when it is to be looked at, changed when something has happened to it, destroyed when it is
     to be forgotten."""
 
@@ -55,8 +58,19 @@ class Host:
     helpers: Helpers
     policy: Policy
     worker: Callable[[int], WorkerProcess]
+    channels: Callable[[int, int], list[int]]
     options: Callable[..., Options]
     backend_domid: int = 0
     dirty: Callable[[Any], None] = lambda device: None
     changed: Callable[[Any], None] = lambda device: None
     destroyed: Callable[[Any], None] = lambda device: None
+
+    def descriptors(self, make: Callable[[str, int, int], list[int]], key: str, domid: int, queues: int) -> list[int]:
+        """What a worker is given with a disk's rings: journals and counters, which make() gives (new_queues() or
+        open_queues() of the runtime directory), and event-channel handles.  Raises OSError, and nothing stays open."""
+        files = make(key, queues, stats.SIZE)
+        try:
+            return files + self.channels(domid, queues)
+        except OSError:
+            close_all(files)
+            raise

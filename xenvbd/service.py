@@ -5,6 +5,7 @@ Its end is not the disks' end: workers serve on, and the next manager takes over
 """
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ from xenvbd.backend import Backend
 from xenvbd.config import Config
 from xenvbd.control import Server
 from xenvbd.errors import StoreError, exit_code
+from xenvbd.hv import evtchn
 from xenvbd.loop import Loop
 from xenvbd.medium import Policy
 from xenvbd.runtime import Runtime
@@ -52,7 +54,8 @@ class Service:
         self.store.on_lost = self._store_lost
         self.workers = Workers(self.loop, self.runtime, config.hypervisor, self.store.domid, spare=config.spare_worker)
         self.backend = Backend(self.loop, self.store, self.runtime, self.workers, _policy(config), config.kinds,
-                               lambda *names: self._config.options_of(*names))
+                               lambda *names: self._config.options_of(*names),
+                               channels=functools.partial(evtchn.offer, hypervisor))
         self.control = Server(self.loop, config.control, Verbs(self.backend, self.restart).dispatch)
         self.loop.read(self.store.fileno(), self._dispatch)
         self.backend.start()

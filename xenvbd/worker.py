@@ -153,7 +153,7 @@ class Worker:
 
     def _connect(self, message: Message, finish: Finish) -> None:
         """Open the target's engine and start its data plane.  The descriptors: the image if there is one,
-        then a journal for each queue, then the counters of each."""
+        then a journal for each queue, then the counters of each, then the event-channel handle of each."""
         body = message.body
         if body.get("protocol") != PROTOCOL:
             raise Error(errno.EPROTO, f"the worker of domain {self.domid} is of xenvbd {__version__}, and not of its "
@@ -162,7 +162,7 @@ class Worker:
         queues, images = len(agreement.queues), int(body["image"])
         if body["disk"] in self.planes or self._leaving:
             raise Error(errno.EBUSY, "the disk is connected already, or the worker is leaving")
-        if len(message.fds) != images + 2 * queues:
+        if len(message.fds) != images + 3 * queues:
             raise Error(errno.EPROTO, f"{len(message.fds)} descriptors for {queues} queues")
         plane = self._start(message, agreement)
         self.planes[plane.key] = plane
@@ -179,7 +179,7 @@ class Worker:
             plane = DataPlane(self.hypervisor, target, name=body["name"], image=identity,
                               settings=Settings(**body["settings"]))
             try:
-                plane.start(agreement, message.fds[:queues], message.fds[queues:],
+                plane.start(agreement, message.fds[:queues], message.fds[queues:2 * queues], message.fds[2 * queues:],
                             adopt=bool(body.get("adopt")))
             except BaseException:
                 plane.destroy()

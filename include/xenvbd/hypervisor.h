@@ -15,6 +15,8 @@
 struct xenvbd_evtchn_ops {
     int (*open)(void *machine, void **handle);
     int (*close)(void *handle);                       /* every port bound here is closed with it */
+    int (*share)(void *handle);                       /* -> fd, for another process; stays when the handle goes */
+    int (*fdopen)(void *machine, int fd, void **handle);    /* of such an fd, as restricted; it stays the caller's */
     int (*fd)(void *handle);                          /* readable while a port is pending */
     int (*restrict_domid)(void *handle, uint32_t domid);
     int (*bind_unbound)(void *handle, uint32_t remote_domid);                       /* -> port */

@@ -1,5 +1,6 @@
 """Event channels: Xen's rules for ports, and /dev/xen/evtchn's for events, as a backend relies on them."""
 import errno
+import os
 from contextlib import contextmanager
 
 import pytest
@@ -165,6 +166,48 @@ def test_a_closed_handle_says_so_and_closes_again(back):
     for call in (back.fileno, back.pending, lambda: back.notify(1)):
         with refused(errno.EBADF):
             call()
+
+
+# -- Handing a handle to another process
+
+def test_a_shared_handle_binds_as_the_one_it_came_from_may(machine, front):
+    machine.add_domain(2)
+    with evtchn.EventChannels(machine.join(2)) as other:
+        ports = front.bind_unbound(0), other.bind_unbound(0)
+        for fd in evtchn.offer(machine.join(0), 1, 2):
+            with evtchn.EventChannels(machine.join(0), fd) as channels:
+                with refused(errno.EACCES):
+                    channels.bind_interdomain(2, ports[1])
+                with refused(errno.EACCES):
+                    channels.restrict_domid(2)
+                assert channels.bind_interdomain(1, ports[0])
+            os.close(fd)
+
+
+def test_a_handle_for_domain_0_cannot_be_confined_and_works(machine, back):
+    [fd] = evtchn.offer(machine.join(0), 0, 1)
+    with evtchn.EventChannels(machine.join(0), fd) as channels:
+        assert channels.bind_interdomain(0, back.bind_unbound(0))
+    os.close(fd)
+
+
+def test_handles_that_cannot_all_be_had_are_none(machine):
+    before = os.listdir("/proc/self/fd")
+    machine.inject("open", 2, -errno.EMFILE)
+    with refused(errno.EMFILE):
+        evtchn.offer(machine.join(0), 1, 3)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+def test_what_is_no_handle_is_refused(machine):
+    with open("/dev/null") as file, refused(errno.EINVAL):
+        evtchn.EventChannels(machine.join(0), file.fileno())
+
+
+def test_a_closed_handle_is_not_shared(back):
+    back.close()
+    with refused(errno.EBADF):
+        back.share()
 
 
 # -- Events

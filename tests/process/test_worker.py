@@ -14,7 +14,7 @@ from tests.support.guest import OKAY, READ, WRITE, Guest
 from tests.support.host import wait
 from xenvbd import disk, stats
 from xenvbd.features import Agreement, QueueAgreement
-from xenvbd.hv import sim
+from xenvbd.hv import evtchn, sim
 from xenvbd.loop import Loop
 from xenvbd.runtime import Runtime
 from xenvbd.stats import Snapshot
@@ -30,7 +30,7 @@ class Manager:
     """What a manager has of a worker: its end of the socket and the runtime directory."""
 
     def __init__(self, machine, runtime):
-        self.loop, self.runtime = Loop(), runtime
+        self.loop, self.machine, self.runtime = Loop(), machine, runtime
         self.workers = Workers(self.loop, runtime, f"sim:{machine.dir}", 0, spare=True)
         self.events, self.exits = [], []
         self.workers.on_event = lambda domid, event: self.events.append(event)
@@ -52,12 +52,12 @@ class Manager:
         return self.connect(guest, target, image=image, changes={"adopt": True},
                             files=self.runtime.open_queues(KEY, 1, stats.SIZE))
 
-    def connect(self, guest, target="mem:1M", key=KEY, image=(), changes=None, files=None):
+    def connect(self, guest, target="mem:1M", key=KEY, image=(), changes=None, files=None, bound_to=1):
         agreement = Agreement(1, 51712, guest.abi, (QueueAgreement(guest.ring_pages.refs, guest.port),))
         files = files or self.runtime.new_queues(key, 1, stats.SIZE)
         message = {"disk": key, "name": "web1:xvda", "target": target, "image": bool(image), "open": OPEN,
                    "settings": SETTINGS, "agreement": agreement.to_json()} | (changes or {})
-        return self.call("connect", [*image, *files], **message)
+        return self.call("connect", [*image, *files, *evtchn.offer(self.machine.join(0), bound_to, 1)], **message)
 
     def counters(self, key=KEY):
         return Snapshot.of_files([self.runtime.stats(key, 0)])
@@ -160,6 +160,12 @@ def test_a_ring_that_cannot_be_mapped_is_refused_and_the_image_is_free_again(man
     assert isinstance(manager.connect(guest, str(path), image=[image.fd]), OSError)
     disk.open_image(str(path), read_only=False).close()
     assert machine.mappings(1) == []
+
+
+def test_event_channels_are_bound_through_the_handle_that_was_given_and_no_other(manager, guest):
+    refused = manager.connect(guest, bound_to=2)
+    assert refused.errno == errno.EACCES and "event channel" in str(refused)
+    assert manager.connect(guest)["engine"] == "memory" and transfer(guest) == [OKAY]
 
 
 def test_a_disk_is_connected_once(manager, guest):

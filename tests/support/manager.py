@@ -93,7 +93,7 @@ class Bench:
         self.worker = FakeWorker(self.loop)
         self.destroyed, self.devices = [], []
         self.host = Host(self.loop, self.store, self.runtime, Helpers(self.loop), Policy(open_seconds=5),
-                         lambda domid: self.worker, lambda *names: DiskOptions(),
+                         lambda domid: self.worker, lambda domid, count: [], lambda *names: DiskOptions(),
                          dirty=lambda device: self.loop.soon(device.refresh),
                          destroyed=self.destroyed.append)
         self.loop.read(self.store.fileno(), self.store.dispatch)

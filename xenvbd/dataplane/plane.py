@@ -94,10 +94,12 @@ class DataPlane:
         return self._events_fd
 
     def start(self, agreement: Agreement, journals: Sequence[int] | None = None,
-              stats: Sequence[int] | None = None, *, adopt: bool = False) -> None:
+              stats: Sequence[int] | None = None, channels: Sequence[int] | None = None, *,
+              adopt: bool = False) -> None:
         """Map the rings, bind the event channels, serve: one thread a queue.
 
         journals, stats: a file's descriptor for each queue, which stays the caller's; None: private memory.
+        channels: what evtchn.offer() gave for each queue, which stays the caller's too; None: open them here.
         adopt: the rings are in use, and the journals are those of the worker that served them, which is dead or
         has handed over; the disk's lock was waited for.  ProtocolError (ESTALE, EPROTO): they are not, or are damaged.
         Raises HypervisorError, ProtocolError or OSError with everything undone."""
@@ -111,7 +113,8 @@ class DataPlane:
                 self._queues.append(queue)      # first, so that what a failure left is closed
                 queue.__init__(number, self._hypervisor, self._disk, device, agreement,  # type: ignore[misc]
                                self.settings, self._image, journals[number] if journals else None,
-                               stats[number] if stats else None, self._events_fd, adopt)
+                               stats[number] if stats else None, channels[number] if channels else None,
+                               self._events_fd, adopt)
             self._start_threads()
         except BaseException:
             self._end_threads()

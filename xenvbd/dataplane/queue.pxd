@@ -124,7 +124,7 @@ cdef class Queue:
     cdef connect(self, Hypervisor hypervisor, agreement)
     cdef attach_ring(self, uint32_t pages, int abi)
     cdef open_journal(self, agreement, image, journal_fd)
-    cdef bind(self, Hypervisor hypervisor, agreement)
+    cdef bind(self, Hypervisor hypervisor, agreement, channel_fd)
     cdef allocate(self, Disk disk, settings)
     cdef allocate_vectors(self, size_t room)
     cdef keep_grants(self, Disk disk, settings, agreement)

@@ -38,8 +38,6 @@ cdef extern from * nogil:
         __ATOMIC_SEQ_CST
     uint32_t set_bits "__atomic_fetch_or"(uint32_t *p, uint32_t bits, int order) noexcept
 
-# A kernel or machine without it: the handle is not confined, and works.
-NO_RESTRICTION = (-errno.ENOTTY, -errno.ENOSYS, -errno.EOPNOTSUPP)
 DISCARDS_A_DISK = 2
 KEPT_WRITES = {"report": 0, "enospc": KEEP_NO_SPACE, "stop": KEEP_NO_SPACE | KEEP_WRITES}
 KEPT_READS = {"report": 0, "stop": KEEP_READS}
@@ -61,7 +59,7 @@ cdef class Queue:
         chain_begin(&self.ready)
 
     def __init__(self, uint32_t number, Hypervisor hypervisor, Disk disk, Device device, agreement, settings,
-                 image, journal_fd, stats_fd, int events_fd, bint adopt=False):
+                 image, journal_fd, stats_fd, channel_fd, int events_fd, bint adopt=False):
         """agreement, settings: see plane.py; image: (dev, ino); adopt: the ring of a worker that has died or handed
         over.  Raises OSError and its subclasses; close() undoes what was done until then."""
         self.number, self.device, self.domid = number, device, agreement.domid
@@ -76,7 +74,7 @@ cdef class Queue:
         self.set_limits(disk, settings, agreement)
         self.connect(hypervisor, agreement)
         self.open_journal(agreement, image, journal_fd)
-        self.bind(hypervisor, agreement)
+        self.bind(hypervisor, agreement, channel_fd)
         self.allocate(disk, settings)
         self.keep_grants(disk, settings, agreement)
         self.tally = Tally(stats_fd)
@@ -125,14 +123,12 @@ cdef class Queue:
             file = Journal.create(journal_fd, identity, self.ring.nr_ents, self.ring.rsp_prod)
         self.journal_file, self.log = file, &file.c
 
-    cdef bind(self, Hypervisor hypervisor, agreement):
-        """Bind the event channel."""
+    cdef bind(self, Hypervisor hypervisor, agreement, channel_fd):
+        """Bind the event channel, through the handle that was handed to us, or one of our own."""
         part = agreement.queues[self.number]
-        self.evtchn = EventChannels(hypervisor)
-        # A disk of this very domain (a toolstack reads a guest's boot loader through one): Linux cannot confine to 0.
-        rc = self.evtchn.c_restrict_domid(agreement.domid) if agreement.domid else 0
-        if rc not in NO_RESTRICTION:
-            check(rc, f"confine the event channels to domain {agreement.domid}")
+        self.evtchn = EventChannels(hypervisor, channel_fd)
+        if channel_fd is None:
+            self.evtchn.confine(agreement.domid)
         deadline = time.monotonic() + (BIND_SECONDS if self.adopting else 0)
         rc = self.evtchn.c_bind_interdomain(agreement.domid, part.event_channel)
         while rc == -errno.EINVAL and time.monotonic() < deadline:

@@ -30,5 +30,5 @@ def places(spec: str) -> list[tuple[str, str]]:
     removes files there."""
     if spec == "xen":
         from xenvbd.hv import host
-        return [(path, "rw") for path in host.DEVICES]
+        return [(path, "rw") for path in host.OPENED_BY_WORKERS]
     return [(spec.partition(":")[2], "rwm")]

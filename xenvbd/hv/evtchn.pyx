@@ -1,19 +1,29 @@
 """Event channels: the owned handle.  The only caller of the event-channel table."""
+import errno
+import os
+
 cimport cython
 from libc.errno cimport EAGAIN, EBADF
 
 from xenvbd.errors import check
 
+# A kernel or machine without it: the handle is not confined, and works.
+NO_RESTRICTION = (-errno.ENOTTY, -errno.ENOSYS, -errno.EOPNOTSUPP)
+
 
 @cython.no_gc_clear      # __dealloc__ needs the hypervisor
 cdef class EventChannels:
 
-    def __cinit__(self, Hypervisor hypervisor not None):
-        """Open a handle.  Raises HypervisorError."""
-        cdef int rc
+    def __cinit__(self, Hypervisor hypervisor not None, shared=None):
+        """Open a handle; or, of a descriptor that share() gave another process, one as confined as that one's.  The
+        descriptor stays the caller's.  Raises HypervisorError."""
+        cdef int rc, fd = -1 if shared is None else shared
         self._hypervisor = hypervisor
         with nogil:
-            rc = hypervisor.c.evtchn.open(hypervisor.c.machine, &self._handle)
+            if fd < 0:
+                rc = hypervisor.c.evtchn.open(hypervisor.c.machine, &self._handle)
+            else:
+                rc = hypervisor.c.evtchn.fdopen(hypervisor.c.machine, fd, &self._handle)
         check(rc, "open event channels")
 
     def __dealloc__(self):
@@ -68,6 +78,18 @@ cdef class EventChannels:
         """From now on bind only to that domain's ports.  EACCES: it is restricted already."""
         check(self.c_restrict_domid(domid), f"restrict event channels to domain {domid}")
 
+    def confine(self, uint32_t domid) -> None:
+        """restrict_domid(), where that can be had: an old Linux cannot, and none can to domain 0, whose disks are
+        this very domain's own (a toolstack reads a guest's boot loader through one)."""
+        cdef int rc = self.c_restrict_domid(domid) if domid else 0
+        if rc not in NO_RESTRICTION:
+            check(rc, f"confine the event channels to domain {domid}")
+
+    def share(self) -> int:
+        """A new descriptor, of which another process of this domain makes its handle: EventChannels(machine, fd)."""
+        cdef int fd = self._hypervisor.c.evtchn.share(self._handle) if self._handle else -EBADF
+        return check(fd, "share event channels")
+
     def bind_unbound(self, uint32_t domid) -> int:
         """A new port, for that domain to bind to."""
         cdef int rc
@@ -106,3 +128,19 @@ cdef class EventChannels:
         """Close the handle and every port bound through it.  Doing it again does nothing."""
         with nogil:
             self.c_close()
+
+
+def offer(Hypervisor hypervisor not None, uint32_t domid, int count):
+    """Descriptors of so many handles, for a worker that may open none: each is bound to nobody but that domain, and
+    nothing that has it can lift that.  They are the caller's.  Raises HypervisorError."""
+    found = []
+    try:
+        for _ in range(count):
+            with EventChannels(hypervisor) as channels:
+                channels.confine(domid)
+                found.append(channels.share())
+    except OSError:
+        for fd in found:
+            os.close(fd)
+        raise
+    return found

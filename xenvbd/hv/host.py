@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from xenvbd.hv.ops import Hypervisor
 
 DEVICES = {"/dev/xen/evtchn": "xen-evtchn", "/dev/xen/gntdev": "xen-gntdev"}      # and their kernel modules
+OPENED_BY_WORKERS = ("/dev/xen/gntdev",)        # event channels they are given: evtchn.offer()
 STORES = ("/run/xenstored/socket", "/dev/xen/xenbus", "/proc/xen/xenbus")
 
 

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -131,6 +132,32 @@ static int evtchn_open(void *machine, void **handle)
         evtchn_close(h);
     else
         *handle = h;
+    return rc;
+}
+
+/* What another process is given of a handle: whom it is restricted to.  A handle of the real machine is an open
+ * file; here it is this process's, so the other one makes its own. */
+static int evtchn_share(void *handle)
+{
+    struct evtchn *h = handle;
+    int fd = memfd_create("evtchn", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (pwrite(fd, &h->restricted, sizeof(h->restricted), 0) == sizeof(h->restricted))
+        return fd;
+    close(fd);
+    return -EIO;
+}
+
+static int evtchn_fdopen(void *machine, int fd, void **handle)
+{
+    uint32_t restricted;
+    int rc;
+    if (pread(fd, &restricted, sizeof(restricted), 0) != sizeof(restricted))
+        return -EINVAL;
+    rc = evtchn_open(machine, handle);
+    if (!rc)
+        ((struct evtchn *)*handle)->restricted = restricted;
     return rc;
 }
 
@@ -265,6 +292,8 @@ static int evtchn_unmask(void *handle, uint32_t number)
 const struct xenvbd_evtchn_ops machine_evtchn_ops = {
     .open = evtchn_open,
     .close = evtchn_close,
+    .share = evtchn_share,
+    .fdopen = evtchn_fdopen,
     .fd = evtchn_fd,
     .restrict_domid = evtchn_restrict,
     .bind_unbound = evtchn_bind_unbound,

@@ -32,6 +32,8 @@ cdef extern from "xenvbd/hypervisor.h" nogil:
         int (*open)(void *machine, void **handle) noexcept nogil
         int (*close)(void *handle) noexcept nogil
         int (*fd)(void *handle) noexcept nogil
+        int (*share)(void *handle) noexcept nogil
+        int (*fdopen)(void *machine, int fd, void **handle) noexcept nogil
         int (*restrict_domid)(void *handle, uint32_t domid) noexcept nogil
         int (*bind_unbound)(void *handle, uint32_t remote_domid) noexcept nogil
         int (*bind_interdomain)(void *handle, uint32_t remote_domid, uint32_t remote_port) noexcept nogil

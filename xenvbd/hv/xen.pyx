@@ -5,6 +5,7 @@ libxen sets errno; a negative errno comes out.  Its handles log nothing: our cal
 from libc.errno cimport EINVAL, EIO, errno
 from libc.stdint cimport uint32_t
 from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
+from posix.unistd cimport close
 
 from xenvbd.hv.ops cimport (
     Hypervisor,
@@ -14,10 +15,14 @@ from xenvbd.hv.ops cimport (
     xengnttab_grant_copy_segment_t,
 )
 
+cdef extern from "fcntl.h" nogil:
+    int F_DUPFD_CLOEXEC
+
 cdef extern from "xenevtchn.h" nogil:
     ctypedef struct xenevtchn_handle:
         pass
     xenevtchn_handle *xenevtchn_open(void *logger, unsigned flags)
+    xenevtchn_handle *xenevtchn_fdopen(void *logger, int fd, unsigned flags)
     int xenevtchn_close(xenevtchn_handle *xce)
     int xenevtchn_fd(xenevtchn_handle *xce)
     int xenevtchn_restrict(xenevtchn_handle *xce, unsigned domid)
@@ -80,6 +85,25 @@ cdef int evtchn_open(void *machine, void **handle) noexcept nogil:
 
 cdef int evtchn_close(void *handle) noexcept nogil:
     return outcome(xenevtchn_close(<xenevtchn_handle *>handle))
+
+
+cdef int duplicate(int fd) noexcept nogil:
+    return outcome(fcntl(fd, F_DUPFD_CLOEXEC, 0))
+
+
+cdef int evtchn_share(void *handle) noexcept nogil:
+    """What a handle is to the kernel is the open file: a descriptor of it has the same ports and restriction."""
+    return duplicate(xenevtchn_fd(<xenevtchn_handle *>handle))
+
+
+cdef int evtchn_fdopen(void *machine, int fd, void **handle) noexcept nogil:
+    cdef int own = duplicate(fd), rc
+    if own < 0:
+        return own
+    rc = opened(xenevtchn_fdopen(NULL, own, 0), handle)
+    if rc < 0:
+        close(own)
+    return rc
 
 
 cdef int evtchn_fd(void *handle) noexcept nogil:
@@ -165,6 +189,8 @@ cdef int gntshr_unshare(void *handle, void *address, uint32_t count) noexcept no
 cdef xenvbd_evtchn_ops evtchn_ops
 evtchn_ops.open = evtchn_open
 evtchn_ops.close = evtchn_close
+evtchn_ops.share = evtchn_share
+evtchn_ops.fdopen = evtchn_fdopen
 evtchn_ops.fd = evtchn_fd
 evtchn_ops.restrict_domid = evtchn_restrict
 evtchn_ops.bind_unbound = evtchn_bind_unbound

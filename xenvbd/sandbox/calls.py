@@ -7,7 +7,7 @@ from collections.abc import Iterator
 Rule = tuple[str, tuple[tuple[int, int, int], ...]]
 
 PLAIN = (
-    # files: what came as a descriptor, and what Landlock lets it open (on Xen two device nodes)
+    # files: what came as a descriptor, and what Landlock lets it open (on Xen the grant device)
     "openat", "close", "read", "write", "pread64", "preadv", "preadv2", "pwritev", "pwritev2", "lseek", "fcntl",
     "newfstatat", "fstat", "statx", "fstatfs", "ftruncate", "fallocate", "fdatasync",
     # memory
@@ -35,9 +35,9 @@ CLONE_NAMESPACES = 0x7E020000
 PR_SET_NAME = 15
 FIONBIO, TCGETS = 0x5421, 0x5401
 BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
-# Of xen/evtchn.h: bind to a guest's port, unbind, notify, restrict.  Of xen/gntdev.h: map, unmap, offset of an address,
+# Of xen/evtchn.h: bind to a guest's port, unbind, notify.  Of xen/gntdev.h: map, unmap, offset of an address,
 # limit, notify at the end, copy.  No port of its own and no virtual interrupt, no reset, no dma-buf.
-XEN = {ord("E"): (1, 3, 4, 6), ord("G"): (0, 1, 2, 3, 7, 8)}
+XEN = {ord("E"): (1, 3, 4), ord("G"): (0, 1, 2, 3, 7, 8)}
 REQUEST, KIND_AND_NUMBER = 0xFFFFFFFF, 0xFFFF
 
 
