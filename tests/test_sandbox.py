@@ -101,6 +101,9 @@ FORBIDDEN = {
     "userfaultfd": "call(323, 0)",
     "memfd": "return os.memfd_create('x')",
     "executable memory": "return mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)",
+    "memory that no limit counts": "return mmap.mmap(-1, 4096)",
+    "memory that grows downwards": "return mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100)",
+    "more memory": "resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))",
     "type into a terminal": "fcntl.ioctl(held, 0x5412, b'x')",
     "a virtual interrupt of the hypervisor": "fcntl.ioctl(held, 0x4 << 16 | ord('E') << 8 | 0, bytes(4))",
     "an event channel for anybody": "fcntl.ioctl(held, 0x4 << 16 | ord('E') << 8 | 2, bytes(4))",
@@ -153,7 +156,8 @@ ALLOWED = {
     "make an event channel of the simulated machine there": "os.mkfifo(place + '/evtchn')",
     "use what it holds": "os.pwritev(held, [b'x'], 0); os.fdatasync(held); return os.preadv(held, [bytearray(9)], 0)",
     "start a thread": "t = threading.Thread(target=time.sleep, args=(0,)); t.start(); t.join()",
-    "map memory": "return mmap.mmap(-1, 1 << 22)",
+    "map memory": "return mmap.mmap(-1, 1 << 22, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)",
+    "map a file": "os.ftruncate(held, 4096); return mmap.mmap(held, 4096)",
     "wait": "time.sleep(0.001)",
     "what it asks of Xen's devices, from this file": """
         for kind, number in [("E", n) for n in (1, 3, 4)] + [("G", n) for n in (0, 1, 2, 3, 7, 8)]:

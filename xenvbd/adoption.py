@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from xenvbd import memory
 from xenvbd.errors import TargetError
 from xenvbd.host import Host, WorkerProcess
 from xenvbd.loop import Timer
@@ -83,6 +84,7 @@ class Adoption:
         files = host.descriptors(host.runtime.open_queues, self._key, domid, self._queues)
         image = medium.take()
         self._connecting(worker)
+        worker.allow(self._key, memory.of_disk(record))
         worker.call("connect", self._done, [*image, *files], disk=self._key, image=bool(image), adopt=True,
                     agreement=record.agreement.to_json(), **record.orders())
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd import journal, stats, xenbus
+from xenvbd import journal, memory, stats, xenbus
 from xenvbd.adoption import Adoption
 from xenvbd.area import Areas
 from xenvbd.errors import Error, StoreError, TargetError
@@ -154,8 +154,10 @@ class Connection(abc.ABC):
         self.medium = None
         image = medium.take()
         self._trace_connect()
+        record = self._record()
+        worker.allow(self.key, memory.of_disk(record))
         worker.call("connect", self._connected, [*image, *files], disk=self.key, image=bool(image),
-                    agreement=agreement.to_json(), **self._record().orders())
+                    agreement=agreement.to_json(), **record.orders())
 
     def _new_files(self, agreement: Agreement) -> list[int]:
         """Fresh journals and all else that the worker is given, and a record of it."""
@@ -230,6 +232,8 @@ class Connection(abc.ABC):
             self._worker.kill()
         self._note_failed_flush()
         self._past = self.counters().settled()
+        if self._worker is not None:
+            self._worker.allow(self.key, 0)
         self.agreement = self._worker = None
         if not isinstance(result, OSError) or result.errno == errno.ENOENT:
             self.host.runtime.remove_queues(self.key)

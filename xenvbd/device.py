@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd import features, xenbus
+from xenvbd import features, memory, xenbus
 from xenvbd.area import Areas, Gone, Leaving
 from xenvbd.connection import Connection
 from xenvbd.errors import Error, StoreError
@@ -89,6 +89,7 @@ class Device(Connection):
         self._follow()
         if serving:
             self._worker = self.host.worker(self.domid)
+            self._worker.allow(self.key, memory.of_disk(record))
             self.take(xenbus.PlaneStarted())
         self.refresh()
 

@@ -23,6 +23,9 @@ class WorkerProcess(Protocol):
     def kill(self) -> None:
         """As workers.Worker.kill."""
 
+    def allow(self, disk: str, size: int) -> None:
+        """As memory.Allowance.allow."""
+
     def call(self, verb: str, done: Callable[[dict[str, Any] | OSError], None], fds: list[int] = ...,
              **params: Any) -> None:
         """As workers.Worker.call."""

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from xenvbd import __version__
 from xenvbd.errors import Error, from_json
 from xenvbd.loop import Loop, Timer
+from xenvbd.memory import Allowance
 from xenvbd.runtime import Runtime
 from xenvbd.trace import quote
 from xenvbd.wire import PROTOCOL, Message, Wire, close_all, peer
@@ -54,7 +55,8 @@ class WorkerGone(Error):
 
 
 class Worker:
-    """One worker process as the manager sees it.  version: of xenvbd; empty if it has not said it yet."""
+    """One worker process as the manager sees it.  version: of xenvbd; empty if it has not said it yet; allow: as
+    memory.Allowance.allow."""
 
     def __init__(self, loop: Loop, domid: int, pid: int, path: str, sock: socket.socket,
                  child: subprocess.Popen[bytes] | None = None) -> None:
@@ -63,6 +65,7 @@ class Worker:
         self.alive = True
         self.leaving = False                # it was told to; its end is no failure
         self.version = __version__ if child is not None else ""
+        self.allow = Allowance(pid).allow
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
         self.on_exit: Callable[[Worker], None] = lambda worker: None
         self._calls: dict[int, Done] = {}
@@ -316,6 +319,7 @@ class Workers:
         except OSError:
             ours.close()
             raise
+        Allowance(child.pid).begin()
         return Process(ours, child)
 
     def _take_spare(self, domid: int) -> Process | None:

@@ -12,10 +12,12 @@ import pytest
 
 from tests.support.guest import OKAY, READ, WRITE, Guest
 from tests.support.host import wait
-from xenvbd import disk, stats
+from xenvbd import disk, memory, stats, target, vdev
 from xenvbd.features import Agreement, QueueAgreement
 from xenvbd.hv import evtchn, sim
 from xenvbd.loop import Loop
+from xenvbd.properties import MAX_ORDER, MAX_QUEUES, DiskFacts, Properties
+from xenvbd.record import Record
 from xenvbd.runtime import Runtime
 from xenvbd.stats import Snapshot
 from xenvbd.workers import Workers
@@ -276,6 +278,55 @@ def test_a_manager_that_does_not_read_does_not_stop_the_disks(manager, guest):
     assert transfer(guest, WRITE, range(0, 80, 8)) == [OKAY] * 10
     manager.until(lambda: not worker._calls)
     assert manager.call("list")["disks"] == {KEY: "running"}
+
+
+# Memory
+
+def private(pid):
+    """Bytes of its own that a process has mapped to write to: what RLIMIT_DATA limits."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmData:"))
+
+
+def test_a_worker_cannot_have_more_memory_than_its_disks_need(manager, guest):
+    worker = manager.workers.get(1)
+    manager.call("ping")
+    assert resource.prlimit(worker.pid, resource.RLIMIT_DATA)[0] == memory.BASE
+    assert manager.connect(guest, "mem:1G").errno == errno.ENOMEM
+    worker.allow(KEY, 2 << 30)
+    assert manager.connect(guest, "mem:1G")["engine"] == "memory" and transfer(guest) == [OKAY]
+    worker.allow(KEY, 0)
+    worker.allow("qdisk-1-51728", 1 << 20)
+    assert resource.prlimit(worker.pid, resource.RLIMIT_DATA)[0] == memory.BASE + (2 << 30), "it is not lowered"
+
+
+@pytest.mark.parametrize("engine", ["auto", "threads"])
+def test_the_largest_disk_there_is_has_memory_enough(manager, machine, tmp_path, engine):
+    """Every queue of 16 pages and full of requests of 256 segments, its pages kept mapped."""
+    guests = [Guest(machine, 1, order=MAX_ORDER, abi="x86_64-abi") for _ in range(MAX_QUEUES)]
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(1 << 20))
+    rings = tuple(QueueAgreement(each.ring_pages.refs, each.port) for each in guests)
+    asked = Properties(1, vdev.parse("xvda"), target.parse(str(path)), direct=False)
+    record = Record("qdisk", "1", "web1:xvda", True, asked, DiskFacts(1 << 20), engine, SETTINGS["max_buffer_bytes"],
+                    Agreement(1, 51712, "x86_64-abi", rings, persistent=True))
+    worker = manager.workers.get(1)
+    worker.allow(KEY, memory.of_disk(record))
+    image = disk.open_image(str(path), read_only=False)
+    files = [*manager.runtime.new_queues(KEY, MAX_QUEUES, stats.SIZE),
+             *evtchn.offer(machine.join(0), 1, MAX_QUEUES)]
+    assert "engine" in manager.call("connect", [image.fd, *files], disk=KEY, image=True,
+                                    agreement=record.agreement.to_json(), **record.orders())
+    for each in guests:
+        segments = each.pages(32).segments() * 8
+        each.requests = [each.indirect(WRITE, 0, segments) for _ in range(32)]
+        each.submit(*each.requests)
+    for each in guests:
+        assert each.finish(*each.requests, timeout=60) == [OKAY] * 32
+    assert private(worker.pid) < resource.prlimit(worker.pid, resource.RLIMIT_DATA)[0]
+    assert manager.call("disconnect", disk=KEY) == {}
+    for each in guests:
+        each.close()
 
 
 # The spare

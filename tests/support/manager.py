@@ -31,11 +31,14 @@ class FakeWorker:
         self.loop = loop
         self.calls, self.fail, self.hold, self.held = [], {}, set(), []
         self.planes = set()
-        self.kills = []
+        self.kills, self.allowed = [], {}
         self.epoch = 0              # raised when a manager dies: who called before is not answered
 
     def kill(self, number=9):
         self.kills.append(number)
+
+    def allow(self, disk, size):
+        self.allowed[disk] = size
 
     def call(self, verb, done, fds=(), **params):
         self.calls.append(verb)

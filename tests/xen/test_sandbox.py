@@ -44,6 +44,11 @@ def test_a_worker_has_its_own_guest_s_event_channels_and_can_get_no_others(pv: G
     assert xenvbd.dom0(f"ps -o user= -p {worker}") == "xenvbd"
     assert xenvbd.dom0(f"ls -l /proc/{worker}/fd | grep -c /dev/xen/evtchn") == "1"
     assert xenvbd.dom0("stat -c %G:%a /dev/xen/evtchn") == "root:600"
+    limit = f"awk '/Max data size/ {{print $4}}' /proc/{worker}/limits"
+    before = int(xenvbd.dom0(limit))
+    xenvbd.attach(pv, xenvbd.image("second"), "xvdc")
+    assert xenvbd.workers() == [worker] and before < int(xenvbd.dom0(limit)) < 1 << 30
+    xenvbd.detach(pv, "xvdc")
 
     xenvbd.dom0(f"cat >/root/inside.py <<'END'\n{INSIDE}END")
     found = json.loads(xenvbd.dom0("python3 -P /root/inside.py"))

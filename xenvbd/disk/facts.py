@@ -81,7 +81,8 @@ def _direct_alignment(fd: int, flags: int) -> int:
 
 
 def _direct_read_works(fd: int, size: int) -> bool:
-    with mmap.mmap(-1, max(size, mmap.PAGESIZE)) as memory, memoryview(memory)[:size] as block:
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS         # a worker may have no other
+    with mmap.mmap(-1, max(size, mmap.PAGESIZE), private) as memory, memoryview(memory)[:size] as block:
         try:
             os.preadv(fd, [block], 0)
         except OSError as error:

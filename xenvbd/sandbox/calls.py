@@ -30,6 +30,7 @@ MAKING = ("mknodat", "unlinkat")
 ABSENT = ("clone3",)
 
 PROT_EXEC = 4
+MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x02, 0x0F, 0x20, 0x100
 CLONE_THREAD = 0x10000
 CLONE_NAMESPACES = 0x7E020000
 PR_SET_NAME = 15
@@ -45,8 +46,10 @@ def rules(making: bool) -> Iterator[Rule]:
     """Everything that is allowed; making: also files in a directory."""
     for name in PLAIN + (MAKING if making else ()):
         yield name, ()
-    for name in "mmap", "mprotect":             # no code is made
-        yield name, ((2, PROT_EXEC, 0),)
+    yield "mprotect", ((2, PROT_EXEC, 0),)      # no code is made
+    # Of files, and private: RLIMIT_DATA counts neither what is shared and of no file, nor what grows downwards.
+    yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_ANONYMOUS, 0))
+    yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_TYPE | MAP_GROWSDOWN, MAP_PRIVATE))
     yield "clone", ((0, CLONE_THREAD | CLONE_NAMESPACES, CLONE_THREAD),)
     yield "tgkill", ((0, REQUEST, os.getpid()),)        # abort()
     yield "prctl", ((0, REQUEST, PR_SET_NAME),)
