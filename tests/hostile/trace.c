@@ -3,6 +3,7 @@
  * Pages that note every access: each faults, is noted, single-stepped, and the pages are closed again.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,15 +40,35 @@ static void on_step(int number, siginfo_t *info, void *context)
     mprotect(base, length, PROT_NONE);
 }
 
-void *trace_pages(size_t pages)
+/* From now on whatever any thread does there is noted.  One thread at a time: what another does during a step is not. */
+void trace_watch(void *address, size_t pages)
 {
     struct sigaction fault = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
     struct sigaction step = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO};
+    base = address;
     length = pages * 4096;
-    base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     sigaction(SIGSEGV, &fault, NULL);
     sigaction(SIGTRAP, &step, NULL);
-    return base;
+}
+
+void *trace_pages(size_t pages)
+{
+    void *address = mmap(NULL, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    trace_watch(address, pages);
+    return address;
+}
+
+/* Preloaded: threads of ours block all signals, and these two must come through. */
+int pthread_sigmask(int how, const sigset_t *set, sigset_t *before)
+{
+    int (*real)(int, const sigset_t *, sigset_t *) = dlsym(RTLD_NEXT, "pthread_sigmask");
+    sigset_t but;
+    if (set) {
+        but = *set;
+        sigdelset(&but, SIGSEGV);
+        sigdelset(&but, SIGTRAP);
+    }
+    return real(how, set ? &but : NULL, before);
 }
 
 void trace_begin(void)
