@@ -56,10 +56,9 @@ def test_no_write_is_lost_and_nothing_is_answered_twice(arena, forker, depth, or
                order={"engine": engine}) as work:
         work.planes.start()
         with killing(work.planes, seed) as killer:
-            while killer.kills < CYCLES // 6:
+            while killer.kills < CYCLES // 6 or work.planes.starts <= CYCLES // 12:     # some meet a dead one again
                 work.round(depth)
         work.verify()
-        assert work.planes.starts > CYCLES // 12
 
 
 @pytest.mark.parametrize("queues, persistent", [(1, True), (3, False), (2, True)])
@@ -69,21 +68,20 @@ def test_nor_with_persistent_grants_and_several_queues(arena, forker, machine, q
         rings = {gref for queue in work.guest.agreement.queues for gref in queue.ring_refs}
         work.planes.start()
         with killing(work.planes, seed) as killer:
-            while killer.kills < CYCLES // 6:
+            while killer.kills < CYCLES // 6 or work.planes.starts <= CYCLES // 12:
                 work.round(32)
                 kept |= {gref for _, gref in machine.mappings(1)} - rings
         work.verify()
-        assert work.planes.starts > CYCLES // 12 and bool(kept) == persistent
+        assert bool(kept) == persistent
 
 
 def test_a_plane_that_hands_over_leaves_nothing_out(arena, forker):
     with arena(forker, blocks=64) as work:
         work.planes.start()
         with killing(work.planes, SEED, signal.SIGTERM) as killer:
-            while killer.kills < 20:
+            while killer.kills < 20 or work.planes.starts <= 10:
                 work.round(32)
         work.verify()
-        assert work.planes.starts > 10
 
 
 def test_the_next_plane_waits_until_the_last_write_of_the_dead_one_can_have_landed(arena, forker):
