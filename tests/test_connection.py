@@ -9,7 +9,7 @@ from tests.support.manager import bench
 from tests.test_device import CLOSED, CONNECTED, INITWAIT, connected
 from xenvbd.config import DiskOptions
 from xenvbd.disk.locks import lock_image
-from xenvbd.errors import ClaimError, Error, ProtocolError
+from xenvbd.errors import ClaimError, Error, HypervisorError, ProtocolError, TargetError
 from xenvbd.journal import Identity, Journal
 from xenvbd.record import Record
 from xenvbd.replacement import refuse_what_would_be_lost
@@ -132,6 +132,98 @@ def test_a_ring_that_its_next_worker_refuses_is_broken(b, image):
     device.worker_lost(b.worker)
     b.until(lambda: device.failed)
     assert b.node("state") == CONNECTED and "another's" in b.node("error")
+    assert b.runtime.has_journals(device.key, 1), "a version that can read them may go on with them"
+
+
+@pytest.mark.parametrize("refusal", [
+    HypervisorError(errno.ENOMEM, "mapping the ring: Cannot allocate memory"),
+    Error(errno.EMFILE, "Too many open files"), TargetError(errno.EAGAIN, "io_uring cannot be had")],
+    ids=lambda refusal: errno.errorcode[refusal.errno])
+def test_what_the_next_worker_has_no_room_for_is_tried_again(b, image, monkeypatch, refusal):
+    monkeypatch.setattr("xenvbd.adoption.RETRY_SECONDS", 0.02)
+    device = serving(b, image)
+    b.worker.fail["connect"] = refusal
+    device.worker_lost(b.worker)
+    b.until(lambda: refusal.message in device.adopting)
+    device.worker_lost(b.worker)                    # which had refused: the next asks another
+    del b.worker.fail["connect"]
+    b.until(lambda: device.connected)
+    assert not device.error and b.runtime.has_journals(device.key, 1)
+
+
+def test_a_disk_whose_next_worker_has_no_room_can_be_detached(b, image, monkeypatch):
+    monkeypatch.setattr("xenvbd.adoption.RETRY_SECONDS", 0.02)
+    device = serving(b, image)
+    b.worker.fail["connect"] = Error(errno.EMFILE, "Too many open files")
+    device.worker_lost(b.worker)
+    b.until(lambda: "Too many" in device.adopting)
+    device.unplug(force=True)
+    b.until(lambda: b.destroyed)
+    calls = len(b.worker.calls)
+    b.settle()
+    assert len(b.worker.calls) == calls
+
+
+def test_what_cannot_be_kept_for_the_next_manager_at_the_end_of_a_connection_is_kept_later(b, image, monkeypatch):
+    monkeypatch.setattr("xenvbd.device.RETRY_SECONDS", 0.02)
+    device = serving(b, image)
+    save, full = b.runtime.save, [True]
+
+    def refusing(key, record):
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(key, record)
+
+    monkeypatch.setattr(b.runtime, "save", refusing)
+    b.guest.state(6)
+    b.until(lambda: b.node("state") == CLOSED)
+    assert [fields["agreement"] is None for _, fields in b.runtime.records()] == [False]
+    full.clear()
+    full.append(False)
+    b.until(lambda: [fields["agreement"] is None for _, fields in b.runtime.records()] == [True])
+    assert not device.failed
+
+
+def test_a_record_that_cannot_be_written_refuses_the_connection_and_leaks_nothing(b, image, monkeypatch):
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+
+    def full(key, record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(b.runtime, "save", full)
+    b.guest.connect()
+    b.until(lambda: device.failed)
+    assert "No space left" in b.node("error")       # and bench() looks for descriptors
+
+
+def test_counters_that_cannot_be_read_do_not_keep_a_disk_from_being_disconnected(b, image, monkeypatch, caplog):
+    device = serving(b, image)
+
+    def broken(cls, paths):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xenvbd.connection.stats.Snapshot.of_files", classmethod(broken))
+        b.guest.state(6)
+        b.until(lambda: b.node("state") == CLOSED)
+    assert "is not counted" in caplog.text and device.counters() == Snapshot.zero()
+
+
+def test_a_journal_that_cannot_be_read_stops_nothing(b, image, monkeypatch, caplog):
+    b.host.options = lambda *names: DiskOptions(stall_alarm=0.05)
+
+    def broken(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("xenvbd.connection.journal.unanswered", broken)
+    monkeypatch.setattr("xenvbd.connection.journal.is_failed", broken)
+    device = serving(b, image)
+    b.until(lambda: "whether it hangs cannot be told" in caplog.text)
+    b.guest.state(6)
+    b.until(lambda: b.node("state") == CLOSED)
+    assert not device.flush_failed and "whether a flush of it failed cannot be told" in caplog.text
 
 
 def test_an_image_that_shrank_meanwhile_is_not_served(b, image):

@@ -1,10 +1,12 @@
 """Calls that may hang: a result, an error, a deadline, and nothing lost that comes too late."""
 import errno
+import sys
 import threading
 import time
 
 import pytest
 
+from xenvbd import helpers as helpers_module
 from xenvbd.helpers import Helpers
 from xenvbd.loop import Loop
 
@@ -69,6 +71,38 @@ def test_what_was_given_up_is_disposed_of_and_not_told(loop):
     release.set()
     until(loop, lambda: disposed)
     assert results == []
+
+
+def test_without_a_thread_it_is_refused(loop, monkeypatch):
+    def refuse(body, arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(helpers_module._thread, "start_new_thread", refuse)
+    helpers = Helpers(loop)
+    results, _, _ = run(helpers, lambda: 42)
+    until(loop, lambda: results)
+    assert results[0].errno == errno.EAGAIN and "open x" in str(results[0]) and helpers.running == 0
+
+
+def test_a_thread_that_cannot_even_begin_is_not_waited_for(loop, monkeypatch):
+    def dies(body, hold):
+        raise MemoryError
+
+    monkeypatch.setattr(helpers_module, "_run", dies)
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: None)
+    helpers = Helpers(loop)
+    results, _, _ = run(helpers, lambda: 42)
+    until(loop, lambda: results)
+    assert results[0].errno == errno.ENOMEM and helpers.running == 0
+
+
+def test_want_of_memory_is_an_error_too(loop):
+    def fail():
+        raise MemoryError
+
+    results, _, _ = run(Helpers(loop), fail)
+    until(loop, lambda: results)
+    assert results[0].errno == errno.ENOMEM
 
 
 def test_too_many_hanging_calls_are_refused(loop):

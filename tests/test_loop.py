@@ -100,3 +100,16 @@ def test_a_call_that_comes_after_the_end_is_forgotten():
 def test_run_ends_when_told_to(loop):
     loop.later(0.001, loop.stop)
     loop.run()
+
+
+def test_without_memory_for_a_callback_whoever_runs_the_loop_is_told(loop):
+    calls = []
+
+    def exhausted():
+        raise MemoryError
+
+    loop.on_exhausted = lambda: calls.append("told")
+    loop.soon(exhausted)
+    loop.soon(lambda: calls.append("next"))
+    loop.run_once(0)
+    assert calls == ["told", "next"] and loop.failures == 1

@@ -1,18 +1,20 @@
 """The daemon's own life: one at a time, what it tells systemd, how it ends."""
 import dataclasses
+import errno
 import os
 import resource
 import signal
 import socket
 import tempfile
 import threading
+import time
 
 import pytest
 
 from xenvbd import service
 from xenvbd.config import Config
 from xenvbd.control import Client
-from xenvbd.errors import ClaimError
+from xenvbd.errors import ClaimError, StoreError
 from xenvbd.hv import sim
 from xenvbd.service import Service, notify, serve
 from xenvbd.store_sim import SimStore
@@ -135,3 +137,35 @@ def test_the_descriptors_that_the_system_allows_are_used_and_no_core_is_left(con
     soft, hard = limits[resource.RLIMIT_NOFILE]
     assert soft == hard
     assert limits[resource.RLIMIT_CORE] == (0, 0)
+
+
+def test_a_store_that_refuses_after_it_came_back_is_asked_again(config, monkeypatch):
+    """Not all had been looked at then."""
+    returned, made = [], Service(config)
+
+    def refusing():
+        returned.append(made.store.connected)
+        if len(returned) < 3:
+            raise StoreError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(made.backend, "store_returned", refusing)
+    made._store_lost(StoreError(errno.ECONNRESET, "gone"))
+    made._reconnect(0.001)
+    deadline = time.monotonic() + 20
+    while len(returned) < 3:
+        assert time.monotonic() < deadline
+        made.loop.run_once(0.05)
+    assert all(returned) and not made._reconnecting
+    made.close()
+
+
+def test_without_memory_the_manager_starts_again(config, monkeypatch):
+    made, began = Service(config), []
+    monkeypatch.setattr(service, "again", lambda: began.append(True))
+
+    def exhausted():
+        raise MemoryError
+
+    made.loop.soon(exhausted)
+    made.run()
+    assert began == [True]

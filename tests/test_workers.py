@@ -274,3 +274,30 @@ def test_the_spare_ends_with_its_manager(thrifty):
     thrifty.workers.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_what_a_reply_causes_is_no_fault_of_the_worker(manager):
+    """Its callback met a full disk, say: the worker is not killed for that."""
+    pid = manager.started()
+
+    def fails(result):
+        raise OSError(errno.EIO, "Input/output error")
+
+    manager.workers.get(7).call("echo", fails, say="hello")
+    manager.until(lambda: manager.loop.failures)
+    assert manager.call("echo", say="again")["said"] == "again" and manager.workers.get(7).pid == pid
+    manager.loop.failures = 0
+
+
+@pytest.mark.parametrize("failing", ["pidfd_open", "read"])
+def test_a_worker_that_cannot_be_watched_is_ended(manager, monkeypatch, failing):
+    def refuse(*arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "pidfd_open") if failing == "pidfd_open" else (manager.loop, "read")), refuse)
+        with pytest.raises(OSError, match="Too many"):
+            manager.workers.get(7)
+    assert len(os.listdir("/proc/self/fd")) == before and not manager.workers.running
+    assert manager.call("echo", say="hello")["said"] == "hello"

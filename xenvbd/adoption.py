@@ -1,7 +1,8 @@
 """A new worker for a ring whose worker died or handed over: the image's lock first, then journal and ring.
 
 The lock keeps the dead worker's last writes from landing on top of the new one's, so it is waited for as long as it
-takes.  Only what a worker says of the ring itself is final; all else is tried again.
+takes.  Only what a worker says of the ring itself, or the size of the image, is final; all else is tried again: what
+there was no memory or no descriptor for may be there in a second, and the guest waits for it.
 """
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from xenvbd import memory
-from xenvbd.errors import TargetError
+from xenvbd.errors import ProtocolError, TargetError
 from xenvbd.host import Host, WorkerProcess
 from xenvbd.loop import Timer
 from xenvbd.medium import Medium
 from xenvbd.record import Record
 from xenvbd.trace import Limiter
+from xenvbd.workers import WorkerGone
 
 RETRY_SECONDS = 1.0
 FOREVER = 1e9                       # seconds
@@ -28,9 +30,10 @@ log = logging.getLogger("xenvbd")
 class Adoption:
     """One ring to be taken over.  trouble: why that takes long; empty if it does not."""
 
-    def __init__(self, host: Host, key: str, record: Record, connecting: Callable[[WorkerProcess], None],
+    def __init__(self, host: Host, key: str, record: Record, connecting: Callable[[WorkerProcess | None], None],
                  done: Callable[[dict[str, Any] | OSError], None]) -> None:
-        """connecting: told the worker that is asked; done: told what it says.  Nothing is called before start()."""
+        """connecting: told the worker that is asked, and None when another is to be; done: told its answer, if that is
+        final.  Nothing is called before start()."""
         assert record.agreement is not None
         self.trouble = ""
         self._host, self._key, self._record, self._queues = host, key, record, len(record.agreement.queues)
@@ -68,7 +71,7 @@ class Adoption:
             self._connect(medium)
         except (FileNotFoundError, TargetError) as exc:
             medium.close()
-            self._done(exc)
+            self._done(exc)         # no journal, or a shorter image
         except OSError as exc:
             medium.close()
             self._again(exc)
@@ -85,8 +88,16 @@ class Adoption:
         image = medium.take()
         self._connecting(worker)
         worker.allow(self._key, memory.of_disk(record))
-        worker.call("connect", self._done, [*image, *files], disk=self._key, image=bool(image), adopt=True,
+        worker.call("connect", self._answered, [*image, *files], disk=self._key, image=bool(image), adopt=True,
                     agreement=record.agreement.to_json(), **record.orders())
+
+    def _answered(self, result: dict[str, Any] | OSError) -> None:
+        final = isinstance(result, ProtocolError | WorkerGone) or self._cancelled.is_set()
+        if isinstance(result, OSError) and not final:
+            self._connecting(None)
+            self._again(result)
+        else:
+            self._done(result)
 
     def _again(self, exc: OSError) -> None:
         self.trouble = str(exc)

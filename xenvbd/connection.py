@@ -65,6 +65,9 @@ class Connection(abc.ABC):
     def _save(self) -> None: ...
 
     @abc.abstractmethod
+    def _save_soon(self) -> None: ...
+
+    @abc.abstractmethod
     def _say(self, level: int, message: str, *args: object) -> None: ...
 
     def worker_event(self, kind: str, detail: str) -> None:
@@ -75,7 +78,7 @@ class Connection(abc.ABC):
         else:
             self._say(logging.WARNING, "%s: %s", kind, detail)
         if kind == "flush-failed":
-            self._note_failed_flush()
+            self._note_failed_flush(told=True)
         self.host.changed(self)
 
     def worker_lost(self, worker: WorkerProcess) -> None:
@@ -116,10 +119,14 @@ class Connection(abc.ABC):
         """The requests that its worker has taken and not answered, but for a disk that says why it holds them."""
         if self.agreement is None or self.view.broken:
             return []
-        found = [(queue, index) for queue in range(len(self.agreement.queues))
-                 for index in journal.unanswered(self.host.runtime.journal(self.key, queue))]
-        # Last: all counters cost ten times what the heads of the journals do, and an idle disk has no requests.
-        return found if found and self.counters().stopped == "none" else []
+        try:
+            found = [(queue, index) for queue in range(len(self.agreement.queues))
+                     for index in journal.unanswered(self.host.runtime.journal(self.key, queue))]
+            # Last: all counters cost ten times what the heads of the journals do, and an idle disk has no requests.
+            return found if found and self.counters().stopped == "none" else []
+        except OSError as exc:
+            self._say(logging.WARNING, "whether it hangs cannot be told: %s", exc)
+            return []
 
     def _stalled(self, message: str) -> None:
         event("xen_block_stall", disk=self.name, requests=self.stalls.requests, seconds=round(self.stalls.seconds, 3))
@@ -133,6 +140,11 @@ class Connection(abc.ABC):
                                   "before may be lost: detach the disk, and attach it again when its storage is "
                                   "checked")
             self.agreement = self.areas.agreement(self._properties())
+        except StoreError as exc:
+            if exc.errno == errno.EACCES:           # the guest's own doing, in a driver domain
+                self._unconnected(exc)
+            else:
+                raise                               # the store's: to be tried again
         except OSError as exc:
             self._unconnected(exc)
         else:
@@ -184,7 +196,7 @@ class Connection(abc.ABC):
 
     def _adopt(self) -> None:
         """Have another worker go on with the ring of one that is gone."""
-        def connecting(worker: WorkerProcess) -> None:
+        def connecting(worker: WorkerProcess | None) -> None:
             self._worker = worker
 
         self._trace_connect()
@@ -196,31 +208,38 @@ class Connection(abc.ABC):
         try:
             return self.areas.agreement(self._properties()) != self.agreement
         except OSError as exc:
-            if self._is_lost(exc):
+            if isinstance(exc, StoreError) and exc.errno != errno.EACCES:
                 raise
             return False
 
-    def _note_failed_flush(self) -> None:
-        """Keep that nothing may be answered any more, also to a frontend that comes back with another ring."""
+    def _note_failed_flush(self, *, told: bool = False) -> None:
+        """Keep that nothing may be answered any more, also to a frontend that comes back with another ring.  told: by
+        the worker; else its journals are looked at."""
         queues = range(len(self.agreement.queues) if self.agreement else 0)
-        failed = any(journal.is_failed(self.host.runtime.journal(self.key, queue)) for queue in queues)
+        try:
+            failed = told or any(journal.is_failed(self.host.runtime.journal(self.key, queue)) for queue in queues)
+        except OSError as exc:
+            self._say(logging.ERROR, "whether a flush of it failed cannot be told: %s", exc)
+            return
         if failed and not self.flush_failed:
             self.flush_failed = True
-            self._save()
+            self._save_soon()
 
     def _unconnected(self, exc: OSError) -> None:
         if self._is_lost(exc):
             self._todo.appendleft(functools.partial(self._connect, xenbus.Connect()))
             return
         self.agreement, self.error, self._worker = None, exc, None
-        self.host.runtime.remove_queues(self.key)
+        if self.view.plane is not Plane.ADOPTING:
+            self.host.runtime.remove_queues(self.key)       # else they are there for a version that can read them
         self.take(xenbus.PlaneFailed(str(exc)))
 
     def _disconnect(self, action: xenbus.Disconnect) -> None:
         event("xen_block_disconnect", disk=self.name, reason=self.view.backend.label)
-        if self._adoption is not None and self._worker is None:
+        if self._adoption is not None:
             self._adoption.cancel()
-            self._adoption = None
+            if self._worker is None:
+                self._adoption = None
         if self._worker is None:
             self.take(xenbus.PlaneStopped())
         else:
@@ -231,13 +250,16 @@ class Connection(abc.ABC):
         if isinstance(result, WorkerGone) and self._worker is not None:
             self._worker.kill()
         self._note_failed_flush()
-        self._past = self.counters().settled()
+        try:
+            self._past = self.counters().settled()
+        except OSError as exc:
+            self._say(logging.WARNING, "what it did since it was connected is not counted: %s", exc)
         if self._worker is not None:
             self._worker.allow(self.key, 0)
         self.agreement = self._worker = None
         if not isinstance(result, OSError) or result.errno == errno.ENOENT:
             self.host.runtime.remove_queues(self.key)
-            self._save()
+            self._save_soon()
             self._say(logging.INFO, "disconnected")
             self.take(xenbus.PlaneStopped())
         else:

@@ -55,7 +55,12 @@ class Server:
     def _accepted(self, sock: socket.socket) -> None:
         if self._refused(sock):
             return
-        self.clients.add(_Connection(self, sock))
+        try:
+            self.clients.add(_Connection(self, sock))
+        except OSError as exc:
+            log.info("a client of the control socket cannot be served: %s", exc)
+            sock.close()
+            return
         if not self._sweeping:
             self._sweeping = True
             self._sweep()
@@ -157,7 +162,11 @@ class _Connection:
         if self not in self.server.clients:
             return
         self.busy, self.last = False, time.monotonic()
-        self.server.loop.read(self.sock.fileno(), self._readable)
+        try:
+            self.server.loop.read(self.sock.fileno(), self._readable)
+        except OSError:
+            self.close()            # it cannot be heard any more
+            return
         self._send(body)
         # Through the loop, so that a client with many requests in its buffer does not deepen the stack.
         self.server.loop.soon(self._next)

@@ -27,7 +27,8 @@ from xenvbd.store import Watch
 from xenvbd.trace import Limiter, event, quote
 from xenvbd.xenbus import Phase, Plane, View, XenbusState
 
-RETRY_SECONDS = 1.0                 # after a transaction that others kept in conflict
+FORCED_REFUSALS = 5                 # by the store, until a disk that is to go by force goes without
+RETRY_SECONDS = 1.0                 # after what the store, or the runtime directory, did not take
 
 log = logging.getLogger("xenvbd")
 
@@ -56,6 +57,8 @@ class Device(Connection):
         self._todo: deque[Callable[[], None]] = deque()
         self._running = self._look_again = False
         self._watch: Watch | None = None
+        self._refusal: StoreError | None = None         # of the store, to what is first in _todo
+        self._refusals = 0                              # of that, one after the other
         self._limiter = Limiter()
         self._actions: dict[type[xenbus.Action], Callable[[Any], None]] = {
             xenbus.Publish: self._publish, xenbus.Connect: self._connect, xenbus.Disconnect: self._disconnect,
@@ -168,7 +171,7 @@ class Device(Connection):
 
     @property
     def connected(self) -> bool:
-        return self.view.backend is XenbusState.CONNECTED and self.view.plane is Plane.RUNNING
+        return self.view.backend is XenbusState.CONNECTED and self.view.plane is Plane.RUNNING and not self._todo
 
     @property
     def published(self) -> bool:
@@ -176,7 +179,8 @@ class Device(Connection):
 
     @property
     def gone(self) -> bool:
-        return self.view.phase is Phase.GONE
+        """Nothing of it is left, in xenstore either, which may have to be waited for."""
+        return self.view.phase is Phase.GONE and not self._todo
 
     @property
     def failed(self) -> bool:
@@ -194,13 +198,25 @@ class Device(Connection):
         except Leaving as exc:
             self.take(xenbus.BackendState(exc.state, online=False))
         except StoreError as exc:
-            if not self.host.store.connected or exc.errno == errno.EAGAIN:
-                self._todo.appendleft(work)
-                if self.host.store.connected:
-                    self.host.loop.later(RETRY_SECONDS, self.run)
-                return False
-            self._say(logging.ERROR, "%s", exc)
+            return self._refused(work, exc)
+        if self._refusal is not None and self.error is self._refusal:
+            self.error = None
+        self._refusal, self._refusals = None, 0
         return True
+
+    def _refused(self, work: Callable[[], None], exc: StoreError) -> bool:
+        """The store did not take it.  It is tried again until it does, for both sides go by what is written there; but
+        who wants the disk gone by force need not wait for that."""
+        if self.host.store.connected:
+            self._say(logging.ERROR, "xenstored refused, and is asked again: %s", exc)
+            self._refusals += 1
+            if self.view.forced and self._refusals > FORCED_REFUSALS:
+                self._refusals = 0
+                return True
+            self._refusal, self.error = exc, self.error or exc
+            self.host.loop.later(RETRY_SECONDS, self.run)
+        self._todo.appendleft(work)
+        return False
 
     def _follow(self) -> None:
         """Watch the frontend's state; everything that can happen to the backend's area is the manager's one watch."""
@@ -312,6 +328,16 @@ class Device(Connection):
 
     def _save(self) -> None:
         self.host.runtime.save(self.key, self._record().to_json())
+
+    def _save_soon(self) -> None:
+        """Keep what the next manager must know; if it cannot be now, the disk is served all the same."""
+        if self.gone:
+            return
+        try:
+            self._save()
+        except OSError as exc:
+            self._say(logging.ERROR, "what the next manager must know of it cannot be kept yet: %s", exc)
+            self.host.loop.later(RETRY_SECONDS, self._save_soon)
 
     def _say(self, level: int, message: str, *args: object) -> None:
         self._limiter.log(log, level, f"{self.name}: {message}", *args)

@@ -6,7 +6,9 @@ bounded.
 """
 from __future__ import annotations
 
+import _thread
 import errno
+import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -17,6 +19,35 @@ from xenvbd.loop import Loop
 MAX_THREADS = 32
 
 T = TypeVar("T")
+
+
+def start(body: Callable[[], None], died: Callable[[], None]) -> None:
+    """Call body() in a thread.  OSError: there is none to be had; died() is called, in it, if it ends without having
+    come to the end of body(), also for want of memory to begin with, where a threading.Thread keeps all waiting."""
+    hold = _Hold(died)
+    try:
+        _thread.start_new_thread(_run, (body, hold))
+    except (RuntimeError, MemoryError) as exc:
+        hold.died = None
+        raise OSError(errno.EAGAIN, f"no thread can be started: {exc}") from None
+
+
+class _Hold:
+    """What only a thread has: who lets go of it last is the thread, however it ends."""
+
+    def __init__(self, died: Callable[[], None]) -> None:
+        self.died: Callable[[], None] | None = died
+
+    def __del__(self) -> None:
+        if self.died is not None:
+            self.died()
+
+
+def _run(body: Callable[[], None], hold: _Hold) -> None:
+    if (trace := threading.gettrace()) is not None:
+        sys.settrace(trace)             # as a threading.Thread does
+    body()
+    hold.died = None
 
 
 class Helpers:
@@ -36,10 +67,15 @@ class Helpers:
         if self.running >= self.limit:
             message = f"{what}: {self.running} such calls hang already"
             self.loop.soon(lambda: job.finish(Error(errno.EAGAIN, message)))
-        else:
-            self.running += 1
-            job.timer = self.loop.later(seconds, lambda: job.late(seconds))
-            threading.Thread(target=job.run, args=(work,), name="helper", daemon=True).start()
+            return job.give_up
+        self.running += 1
+        job.timer = self.loop.later(seconds, lambda: job.late(seconds))
+        try:
+            start(lambda: job.run(work), job.died)
+        except OSError as exc:
+            self.running -= 1
+            error = Error(errno.EAGAIN, f"{what}: {exc.strerror}")
+            self.loop.soon(lambda: job.finish(error))
         return job.give_up
 
 
@@ -59,10 +95,17 @@ class _Job(Generic[T]):
             result = work()
         except OSError as exc:
             result = exc
+        except MemoryError:
+            result = Error(errno.ENOMEM, f"{self._what}: out of memory")
         except Exception as exc:
             result = Error(errno.EIO, f"{self._what}: {exc!r}")
         finished = result
         self._helpers.loop.soon(lambda: self._came(finished))
+
+    def died(self) -> None:
+        """In the thread, which could not even begin."""
+        error = Error(errno.ENOMEM, f"{self._what}: no memory for a thread")
+        self._helpers.loop.soon(lambda: self._came(error))
 
     def _came(self, result: T | OSError) -> None:
         self._helpers.running -= 1

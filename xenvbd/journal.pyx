@@ -231,12 +231,13 @@ def version_of(fd):
 
 
 def is_failed(path):
-    """Whether the file of that name is a journal that says that a flush failed."""
+    """Whether the file of that name, if there is one, is a journal that says that a flush failed.  OSError: it cannot be
+    read."""
     cdef xenvbd_journal_header header
     try:
         with open(path, "rb") as file:
             raw = file.read(sizeof(header))
-    except OSError:
+    except FileNotFoundError:
         return False
     if len(raw) < <Py_ssize_t>sizeof(header):
         return False

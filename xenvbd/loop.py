@@ -2,7 +2,7 @@
 
 Callbacks only: a device waits as a state, not as a suspended call, so nothing here needs coroutines.  A
 callback that raises is logged and counted; the loop goes on, since one device's fault must not stop the
-others.
+others.  Without memory nobody knows what a callback has left undone: see on_exhausted.
 """
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.failures = 0
+        self.on_exhausted: Callback = lambda: None      # called when there was no memory for a callback
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ, (self._woken, None))
@@ -158,6 +159,10 @@ class Loop:
     def _call(self, callback: Callback) -> None:
         try:
             callback()
+        except MemoryError:
+            self.failures += 1
+            log.error("out of memory")
+            self.on_exhausted()
         except Exception:
             self.failures += 1
             log.exception("a callback failed; the loop goes on")

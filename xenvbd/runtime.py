@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from typing import Any
 from xenvbd.errors import ClaimError, Error
 from xenvbd.wire import close_all
 
+log = logging.getLogger("xenvbd")
 _WORKER = re.compile(r"worker-(\d+)\.sock")
 _KEY = re.compile(r"[a-z0-9]+-(\d{1,5})-\d{1,10}", re.ASCII)
 
@@ -129,7 +131,7 @@ class Runtime:
     def remove_queues(self, key: str) -> None:
         """Forget journals and counters of a disk."""
         for path in self.path.glob(f"{key}.q*.*"):
-            _unlink(path)
+            _discard(path)
 
     def save(self, key: str, record: dict[str, Any]) -> None:
         """Keep what must be known of a disk; replaces what was kept, in one step."""
@@ -141,7 +143,8 @@ class Runtime:
     def forget(self, key: str) -> None:
         """Nothing of the disk remains here."""
         self.remove_queues(key)
-        _unlink(self.path / f"{key}.json")
+        _discard(self.path / f"{key}.json")
+        _discard(self.path / f"{key}.new")
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every disk's key and what was kept of it; nothing, if it cannot be read."""
@@ -151,6 +154,14 @@ class Runtime:
             except ValueError:
                 fields = {}
             yield path.stem, fields if isinstance(fields, dict) else {}
+
+
+def _discard(path: str | os.PathLike[str]) -> None:
+    """Remove a file that nobody needs; one that stays harms nobody, for whoever needs its name replaces it."""
+    try:
+        _unlink(path)
+    except OSError as exc:
+        log.warning("%s cannot be removed: %s", path, exc.strerror)
 
 
 def _unlink(path: str | os.PathLike[str]) -> None:

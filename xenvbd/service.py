@@ -46,6 +46,7 @@ class Service:
         self._again = False
         self._reconnecting = False
         self.loop = Loop()
+        self.loop.on_exhausted = self.restart
         self._stop_workers = stop_workers
         hypervisor = hv.open(config.hypervisor)         # first: without one nothing is made on this host
         self.runtime = Runtime(config.runtime_dir)
@@ -75,7 +76,8 @@ class Service:
             again()
 
     def restart(self) -> None:
-        """Make room for another manager, in this process; workers serve on."""
+        """Make room for another manager, in this process; workers serve on.  So after a want of memory too: what is
+        left undone is seen by one that looks at everything anew."""
         log.info("the manager starts again")
         notify("RELOADING=1\nSTATUS=starting again")
         self._again = True
@@ -134,11 +136,11 @@ class Service:
     def _reconnect(self, waited: float) -> None:
         """Try to reach the store again, and ever less often as long as that fails."""
         try:
-            self.store.reconnect()
+            if not self.store.connected:
+                self.store.reconnect()
             self.backend.store_returned()
         except StoreError as exc:
             log.debug("xenstored is still away: %s", exc)
-        if not self.store.connected:
             pause = min(2 * waited, RECONNECT_LAST)
             self.loop.later(pause, lambda: self._reconnect(pause))
             return

@@ -123,7 +123,12 @@ class Verbs:
               hint: str = "") -> None:
         """Reply when there is a result, or after so many seconds with what was waited for."""
         def attempt() -> bool:
-            if (found := result()) is None:
+            found: Result | None
+            try:
+                found = result()
+            except OSError as exc:          # no fault of the device, which is not to suffer from it
+                found = exc
+            if found is None:
                 return False
             timer.cancel()
             reply(found)

@@ -30,7 +30,6 @@ import signal
 import socket
 import stat
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from xenvbd import __version__, disk, hv, sandbox
 from xenvbd.dataplane import DataPlane, PlaneEvent, Settings
 from xenvbd.errors import Error, to_json
 from xenvbd.features import Agreement
+from xenvbd.helpers import start
 from xenvbd.hv.ops import Hypervisor
 from xenvbd.journal import boot_id
 from xenvbd.loop import Loop, Timer
@@ -47,6 +47,7 @@ from xenvbd.target import parse as parse_target
 from xenvbd.wire import MAX_QUEUE, PROTOCOL, Message, Wire
 
 MAX_SPARE = 1024                    # bytes of what a spare is told
+CLOSE_AGAIN_SECONDS = 1.0           # after there was no thread to close a target in
 
 log = logging.getLogger("xenvbd.worker")
 Finish = Callable[[dict[str, Any] | OSError], None]
@@ -232,8 +233,14 @@ class Worker:
                 self._send(_event(plane.key, event))
 
     def _stopped(self, plane: Plane) -> None:
-        """The I/O threads have ended: close the target where that may take its time."""
+        """The I/O threads have ended."""
         self.loop.forget(plane.plane.events_fd)
+        self._close(plane)
+
+    def _close(self, plane: Plane) -> None:
+        """Close the target where that may take its time."""
+        def again() -> None:
+            self.loop.later(CLOSE_AGAIN_SECONDS, lambda: self._close(plane))
 
         def destroy() -> None:
             result: dict[str, Any] | OSError = {}
@@ -243,7 +250,11 @@ class Worker:
                 result = exc
             self.loop.soon(lambda: self._destroyed(plane, result))
 
-        threading.Thread(target=destroy, name="close", daemon=True).start()
+        try:
+            start(destroy, lambda: self.loop.soon(again))
+        except OSError as exc:
+            log.warning("worker %d: %s cannot be closed yet: %s", self.domid, plane.key, exc.strerror)
+            again()
 
     def _destroyed(self, plane: Plane, result: dict[str, Any] | OSError) -> None:
         del self.planes[plane.key]

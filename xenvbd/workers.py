@@ -72,8 +72,13 @@ class Worker:
         self._numbers = itertools.count(1)
         self._wire: Wire | None = None
         self._pidfd = os.pidfd_open(pid)
-        loop.read(self._pidfd, self._exited)
-        self._use(sock)
+        try:
+            loop.read(self._pidfd, self._exited)
+            self._use(sock)
+        except OSError:
+            loop.forget(self._pidfd)
+            os.close(self._pidfd)
+            raise
 
     def call(self, verb: str, done: Done, fds: Sequence[int] = (), **params: Any) -> None:
         """Ask; done gets the result or an OSError, later.  fds are closed here, sent or not."""
@@ -91,8 +96,15 @@ class Worker:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal, if it lives: SIGTERM lets it hand over."""
-        if self.alive and self._pidfd >= 0:
+        if not self.alive or self._pidfd < 0:
+            return
+        try:
             signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return                          # its end is about to be noticed
+        except OSError as exc:
+            log.error("worker %d (process %d) cannot be sent signal %d: %s", self.domid, self.pid, number, exc)
+            self.loop.later(RECONNECT_SECONDS, lambda: self.kill(number))
 
     def close(self) -> None:
         """Leave the worker alone: it goes on serving.  Calls that wait for a reply are forgotten."""
@@ -108,9 +120,13 @@ class Worker:
 
     def _use(self, sock: socket.socket) -> None:
         wire = Wire(sock)
-        self._wire = wire
         wire.on_pending = lambda waiting: self.loop.write(wire.fileno(), self._flush if waiting else None)
-        self.loop.read(wire.fileno(), self._readable)
+        try:
+            self.loop.read(wire.fileno(), self._readable)
+        except OSError:
+            wire.close()
+            raise
+        self._wire = wire
 
     def _disconnect(self) -> None:
         if self._wire is not None:
@@ -122,17 +138,20 @@ class Worker:
             done(self._gone())
 
     def _readable(self) -> None:
-        try:
-            for _ in range(MESSAGES_A_TURN):
+        for _ in range(MESSAGES_A_TURN):
+            try:
                 if self._wire is None or (message := self._wire.receive()) is None:
-                    break
-                self._dispatch(message)
-        except EOFError as exc:
-            self._lost(exc)
-        except OSError as exc:
-            log.error("worker %d breaks the protocol and is killed: %s", self.domid, exc)
-            self.kill()
-            self._disconnect()
+                    return
+                told = self._heard(message)
+            except (EOFError, OSError) as exc:
+                if not isinstance(exc, OSError) or exc.errno != errno.EPROTO:
+                    self._lost(exc)
+                    return
+                log.error("worker %d breaks the protocol and is killed: %s", self.domid, exc)
+                self.kill()
+                self._disconnect()
+                return
+            told()                          # here, for what this raises is no fault of the worker's
 
     def _flush(self) -> None:
         try:
@@ -141,15 +160,17 @@ class Worker:
         except OSError as exc:
             self._lost(exc)
 
-    def _dispatch(self, message: Message) -> None:
+    def _heard(self, message: Message) -> Callable[[], None]:
+        """What is to be called for a message.  Error (EPROTO): it is none of ours."""
         message.close()                     # a worker has no descriptor to give
         body = _told(message.body)
         number = body.get("reply")
         if "event" in body:
-            self.on_event(body)
-        elif isinstance(number, int) and number in self._calls:
-            result = _result(body)
-            self._calls.pop(number)(result)
+            return lambda: self.on_event(body)
+        if isinstance(number, int) and number in self._calls:
+            result, done = _result(body), self._calls.pop(number)
+            return lambda: done(result)
+        return lambda: None
 
     def _lost(self, exc: Exception) -> None:
         """The connection is gone; mostly the process too, which the pidfd tells.  Else find it again."""
@@ -304,8 +325,14 @@ class Workers:
             raise Error(errno.EAGAIN, f"the worker of domain {domid} died {MAX_DEATHS} times in a minute: "
                         "not started again yet")
         process = self._take_spare(domid) or self._launch("--domid", str(domid))
-        log.info("worker %d (process %d) started", domid, process.child.pid)
-        return self._keep(Worker(self.loop, domid, process.child.pid, self.runtime.worker(domid), *process))
+        try:
+            worker = Worker(self.loop, domid, process.child.pid, self.runtime.worker(domid), *process)
+        except OSError:
+            process.end()
+            _unlink(self.runtime.worker(domid))     # it may have come so far
+            raise
+        log.info("worker %d (process %d) started", domid, worker.pid)
+        return self._keep(worker)
 
     def _launch(self, *options: str) -> Process:
         """Start a worker; without --domid it waits until it is told its domain."""
@@ -392,8 +419,13 @@ def _reap(pid: int) -> int | None:
 
 
 def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    """Whoever connects to a socket that stays is refused, as by one that is missing."""
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        log.warning("%s cannot be removed: %s", path, exc.strerror)
 
 
 def _connect(path: str) -> socket.socket:

@@ -271,3 +271,17 @@ def test_a_thousand_openings_leave_no_descriptor(image: str) -> None:
     for _ in range(1000):
         open_image(image, read_only=False).close()
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_image_whose_flags_cannot_be_changed_is_closed_and_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(4096))
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("xenvbd.disk.image.fcntl.fcntl", refuse)
+    with pytest.raises(TargetError, match=r"a\.img: Cannot allocate"):
+        open_image(str(path), read_only=False)
+    assert len(os.listdir("/proc/self/fd")) == before

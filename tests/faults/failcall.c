@@ -17,7 +17,11 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 unsigned long xenvbd_fail_at;           /* 0: none */
 unsigned long xenvbd_fail_count;
@@ -97,10 +101,33 @@ int eventfd(unsigned value, int flags)
     return REAL(eventfd)(value, flags);
 }
 
+/* S_IFREG, S_IFSOCK; an eventfd has no type, and neither allocates nor fails. */
+static mode_t type_of(int fd)
+{
+    struct stat status;
+    return fstat(fd, &status) == 0 ? status.st_mode & S_IFMT : 0;
+}
+
 ssize_t read(int fd, void *data, size_t length)
 {
-    FAILS("read", EINTR, EINTR, -1);
+    mode_t type = type_of(fd);
+    if (type == S_IFREG)
+        FAILS("read", EIO, EINTR, -1);
+    else if (type == S_IFSOCK)
+        FAILS("read", EINTR, ENOMEM, -1);
+    else
+        FAILS("read", EINTR, EINTR, -1);
     return REAL(read)(fd, data, length);
+}
+
+ssize_t write(int fd, const void *data, size_t length)
+{
+    mode_t type = type_of(fd);
+    if (type == S_IFREG)
+        FAILS("write", ENOSPC, EIO, -1);
+    else if (type == S_IFSOCK)
+        FAILS("write", ENOMEM, EPIPE, -1);
+    return REAL(write)(fd, data, length);
 }
 
 ssize_t pread64(int fd, void *data, size_t length, off64_t offset)
@@ -185,6 +212,141 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 {
     int error = hit(__builtin_return_address(0), 0, "pthread_create", EAGAIN, EAGAIN);
     return error ? error : REAL(pthread_create)(thread, attributes, start, argument);
+}
+
+/* Descriptors, processes and sockets: what a manager needs. */
+
+int fcntl64(int fd, int command, ...)
+{
+    va_list more;
+    void *argument;
+    va_start(more, command);
+    argument = va_arg(more, void *);
+    va_end(more);
+    FAILS("fcntl", ENOLCK, ENOMEM, -1);
+    return REAL(fcntl64)(fd, command, argument);
+}
+
+int fstat64(int fd, struct stat64 *status)
+{
+    FAILS("fstat", EIO, ENOMEM, -1);
+    return REAL(fstat64)(fd, status);
+}
+
+int unlink(const char *path)
+{
+    FAILS("unlink", ENOMEM, EIO, -1);
+    return REAL(unlink)(path);
+}
+
+int rename(const char *from, const char *to)
+{
+    FAILS("rename", ENOSPC, EIO, -1);
+    return REAL(rename)(from, to);
+}
+
+int pipe2(int fds[2], int flags)
+{
+    FAILS("pipe2", EMFILE, ENFILE, -1);
+    return REAL(pipe2)(fds, flags);
+}
+
+pid_t fork(void)
+{
+    FAILS("fork", EAGAIN, ENOMEM, -1);
+    return REAL(fork)();
+}
+
+/* A function around vfork() would return twice to a frame that is gone: a fork will do. */
+pid_t vfork(void)
+{
+    FAILS("fork", EAGAIN, ENOMEM, -1);
+    return REAL(fork)();
+}
+
+int execve(const char *path, char *const arguments[], char *const environment[])
+{
+    FAILS("execve", ENOMEM, ENOENT, -1);
+    return REAL(execve)(path, arguments, environment);
+}
+
+pid_t waitpid(pid_t pid, int *status, int options)
+{
+    FAILS("waitpid", EINTR, ECHILD, -1);
+    return REAL(waitpid)(pid, status, options);
+}
+
+int socket(int domain, int type, int protocol)
+{
+    FAILS("socket", EMFILE, ENOBUFS, -1);
+    return REAL(socket)(domain, type, protocol);
+}
+
+int socketpair(int domain, int type, int protocol, int fds[2])
+{
+    FAILS("socketpair", EMFILE, ENFILE, -1);
+    return REAL(socketpair)(domain, type, protocol, fds);
+}
+
+int connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+    FAILS("connect", EAGAIN, ENOMEM, -1);
+    return REAL(connect)(fd, address, length);
+}
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    FAILS("accept", EMFILE, ECONNABORTED, -1);
+    return REAL(accept4)(fd, address, length, flags);
+}
+
+int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+{
+    FAILS("getsockopt", ENOBUFS, ENOMEM, -1);
+    return REAL(getsockopt)(fd, level, name, value, length);
+}
+
+ssize_t send(int fd, const void *data, size_t length, int flags)
+{
+    FAILS("send", ENOBUFS, EPIPE, -1);
+    return REAL(send)(fd, data, length, flags);
+}
+
+ssize_t recv(int fd, void *data, size_t length, int flags)
+{
+    FAILS("recv", ENOMEM, ECONNRESET, -1);
+    return REAL(recv)(fd, data, length, flags);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    FAILS("sendmsg", ETOOMANYREFS, ENOMEM, -1);
+    return REAL(sendmsg)(fd, message, flags);
+}
+
+ssize_t recvmsg(int fd, struct msghdr *message, int flags)
+{
+    FAILS("recvmsg", ENOMEM, ECONNRESET, -1);
+    return REAL(recvmsg)(fd, message, flags);
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
+{
+    if (operation == EPOLL_CTL_ADD)         /* the others allocate nothing */
+        FAILS("epoll_ctl", ENOMEM, ENOSPC, -1);
+    return REAL(epoll_ctl)(epoll, operation, fd, event);
+}
+
+int epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
+{
+    FAILS("epoll_wait", EINTR, EINTR, -1);
+    return REAL(epoll_wait)(epoll, events, count, timeout);
+}
+
+int poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    FAILS("poll", EINTR, ENOMEM, -1);
+    return REAL(poll)(fds, count, timeout);
 }
 
 /* What glibc's own are called: dlsym() allocates. */

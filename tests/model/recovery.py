@@ -2,6 +2,7 @@
 
 It has the stores of journal.h in their order, one step each: requests are consumed, done in any order, answered in
 batches; a killed backend's writes land later, at any time; the next one adopts store by store, and may be killed too.
+With persistent grants the disk works on the guest's own pages, so a killed backend's reads land late as well.
 explore() visits every state that can be reached and names what must never be:
 
     DUP     a response for a request that is not outstanding (Linux disables the disk for ever)
@@ -10,6 +11,7 @@ explore() visits every state that can be reached and names what must never be:
     GARBAGE the backend takes for a request what is none
     COUNT   the journal's requests are not as many as its indices say (the next worker refuses it)
     FORGOT  a flush is acknowledged after one had failed and the journal said so
+    SCRIBBLE  the disk reads or writes a page that the guest has back
 
 Indices are modular, of a modulus small enough to wrap.  A `mutant` leaves something out, to show that it is needed.
 """
@@ -19,15 +21,17 @@ from collections import deque
 from typing import NamedTuple
 
 MODULUS = 16                        # of ring indices: enough to tell them apart, few enough to wrap
-MUTANTS = ("fence", "index-first", "release-first", "forget-answered", "trust-ring", "unvalidated", "unfailed")
+MUTANTS = ("fence", "index-first", "release-first", "forget-answered", "trust-ring", "unvalidated", "unfailed",
+           "unwrapped", "again-first", "answered-once", "own-journal", "write-fence")
 
 
-class Write(NamedTuple):
-    """What the guest asks for: a write of a sector after another was acknowledged, or (sector None) a flush."""
+class Ask(NamedTuple):
+    """What the guest asks for: a write (or read) of a sector once another was acknowledged, or (no sector) a flush."""
 
     sector: int | None
     after: int | None = None
     ring: int = 0
+    read: bool = False
 
 
 class Entry(NamedTuple):
@@ -73,16 +77,18 @@ class State(NamedTuple):
 
 
 class Model:
-    """writes: what the guest does; size: entries of a ring; start: the first index; liar: it rewrites rsp_prod."""
+    """asked: what the guest does; size: entries of a ring; start: the first index; liar: it rewrites rsp_prod;
+    persistent: its pages are mapped, not copied from and to."""
 
-    def __init__(self, writes: tuple[Write, ...], *, size: int = 2, crashes: int = 2, start: int = 0, fails: int = 0,
-                 mutant: str = "", liar: bool = False) -> None:
+    def __init__(self, asked: tuple[Ask, ...], *, size: int = 2, crashes: int = 2, start: int = 0, fails: int = 0,
+                 mutant: str = "", liar: bool = False, persistent: bool = False) -> None:
         assert mutant in ("", *MUTANTS)
-        self.writes, self.size, self.crashes, self.mutant, self.liar = writes, size, crashes, mutant, liar
+        self.asked, self.size, self.crashes, self.mutant, self.liar = asked, size, crashes, mutant, liar
+        self.persistent = persistent
         empty = (None,) * size
         ring = Ring(empty, start, start, start, empty, start, start)
-        rings = 1 + max(write.ring for write in writes)
-        sectors = 1 + max((write.sector for write in writes if write.sector is not None), default=0)
+        rings = 1 + max(ask.ring for ask in asked)
+        sectors = 1 + max((ask.sector for ask in asked if ask.sector is not None), default=0)
         self.first = State((ring,) * rings, Process(), frozenset(), (-1,) * sectors, frozenset(), frozenset(), 0, fails,
                            False)
 
@@ -109,10 +115,10 @@ class Model:
     def judge(self, state: State, ended: bool):
         """What is wrong with this state."""
         for k in state.acked:
-            sector = self.writes[k].sector
-            if sector is not None and state.disk[sector] < k:
+            sector = self.asked[k].sector
+            if sector is not None and not self.asked[k].read and state.disk[sector] < k:
                 yield "STALE"
-        if ended and len(state.acked) != len(self.writes) and not (state.failed or self.liar):
+        if ended and len(state.acked) != len(self.asked) and not (state.failed or self.liar):
             yield "LOST"
 
     # Everything that can happen: (what is wrong, None) or ("", the state after)
@@ -120,18 +126,33 @@ class Model:
     def steps(self, state: State):
         yield from self.guest(state)
         for k in state.landing:
+            if self.persistent and k in state.acked:
+                yield "SCRIBBLE", None
             yield "", self.landed(state._replace(landing=state.landing - {k}), k)
         if state.process is None:
-            if not state.landing or self.mutant == "fence":
+            if not self.fenced(state):
                 yield "", state._replace(process=Process(todo=self.adoption(state)))
             return
         if state.crashes < self.crashes:
-            doing = {k for k in state.process.doing if self.writes[k].sector is not None}
-            yield "", state._replace(process=None, landing=state.landing | doing, crashes=state.crashes + 1)
+            late = {k for k in state.process.doing if self.asked[k].sector is not None
+                    and (self.persistent or not self.asked[k].read)}
+            yield "", state._replace(process=None, landing=state.landing | late, crashes=state.crashes + 1)
         if state.process.todo:
             yield "", self.store(state)
         else:
             yield from self.backend(state)
+
+    def fenced(self, state: State) -> bool:
+        """Whether the next backend has to wait."""
+        if self.mutant == "write-fence":
+            return any(not self.asked[k].read for k in state.landing)
+        return bool(state.landing) and self.mutant != "fence"
+
+    def silent(self, state: State, number: int) -> bool:
+        """Whether nothing of this ring may be answered any more."""
+        if self.mutant == "own-journal":
+            return state.rings[number].failed
+        return any(ring.failed for ring in state.rings) and self.mutant != "unfailed"
 
     def guest(self, state: State):
         for number, ring in enumerate(state.rings):
@@ -151,8 +172,8 @@ class Model:
     def post(self, state: State, number: int):
         """In the order of the program, among what may be posted."""
         ring = state.rings[number]
-        for k, write in enumerate(self.writes):
-            if k not in state.posted and write.ring == number and (write.after is None or write.after in state.acked):
+        for k, ask in enumerate(self.asked):
+            if k not in state.posted and ask.ring == number and (ask.after is None or ask.after in state.acked):
                 slots = _with(ring.slots, ring.req_prod % self.size, ("request", k))
                 after = self.with_ring(state, number, slots=slots, req_prod=(ring.req_prod + 1) % MODULUS)
                 yield "", after._replace(posted=state.posted | {k})
@@ -161,20 +182,18 @@ class Model:
     def backend(self, state: State):
         """A pass: consume a request, see one done, or answer all that is done."""
         process = state.process
-        silent = any(ring.failed for ring in state.rings) and self.mutant != "unfailed"
-        if not silent:
-            for number, ring in enumerate(state.rings):
-                if ring.req_cons != ring.req_prod:
-                    yield from self.consume(state, number)
-            for number in range(len(state.rings)):
-                done = sorted(k for k in process.done if self.writes[k].ring == number)
-                if done:
-                    yield "", state._replace(process=process._replace(todo=self.publication(state, number, done)))
+        for number, ring in enumerate(state.rings):
+            if self.silent(state, number):
+                continue
+            if ring.req_cons != ring.req_prod:
+                yield from self.consume(state, number)
+            if done := sorted(k for k in process.done if self.asked[k].ring == number):
+                yield "", state._replace(process=process._replace(todo=self.publication(state, number, done)))
         for k in process.doing:
             after = state._replace(process=process._replace(doing=process.doing - {k}, done=process.done | {k}))
-            if self.writes[k].sector is not None:
+            if self.asked[k].sector is not None:
                 yield "", self.landed(after, k)
-            elif silent:
+            elif self.silent(state, self.asked[k].ring):
                 continue
             elif state.fails:
                 # Each journal says so before anything else is done; what the flush covered may be gone.
@@ -204,7 +223,9 @@ class Model:
         steps, release, at = [], [], ring.published
         for k in done:
             entry = next(i for i, e in enumerate(ring.entries) if e and e.request == k)
-            steps += [("respond", number, at, k), ("answered", number, entry, at)]
+            steps.append(("respond", number, at, k))
+            if self.mutant != "answered-once" or k == done[-1]:
+                steps.append(("answered", number, entry, at))
             release.append(("release", number, entry))
             at = (at + 1) % MODULUS
         published = [("publish", number, at), ("push", number, at)]
@@ -220,19 +241,27 @@ class Model:
             for i, entry in enumerate(ring.entries):
                 if entry is None:
                     continue
-                behind = entry.answered and (entry.rsp_idx - published) % MODULUS >= MODULUS // 2
+                behind = entry.answered and self.is_behind(entry.rsp_idx, published)
                 if behind or (entry.idx == ring.req_cons and self.mutant != "unvalidated"):
+                    if self.mutant == "again-first":
+                        steps.append(("again", number, i))
                     steps.append(("release", number, i))
                 else:
                     if self.mutant != "forget-answered":
                         steps.append(("again", number, i))
-                    begin.add(entry.request)
+                    if not self.silent(state, number):
+                        begin.add(entry.request)
             if self.mutant == "trust-ring":
                 steps.append(("publish", number, published))
             steps.append(("push", number, published))
-        if any(ring.failed for ring in state.rings) and self.mutant != "unfailed":
-            return (*steps, *(("fail", number) for number in range(len(state.rings))))
+        if self.mutant not in ("unfailed", "own-journal") and any(ring.failed for ring in state.rings):
+            steps += [("fail", number) for number in range(len(state.rings))]
         return (*steps, ("check",), *(("start", k) for k in sorted(begin)))
+
+    def is_behind(self, index: int, published: int) -> bool:
+        if self.mutant == "unwrapped":
+            return index < published
+        return (index - published) % MODULUS >= MODULUS // 2
 
     def store(self, state: State) -> State:
         """The first of the stores to be made."""
@@ -269,7 +298,7 @@ class Model:
         return entry._replace(answered=kind == "answered", rsp_idx=values[1] if kind == "answered" else entry.rsp_idx)
 
     def landed(self, state: State, k: int) -> State:
-        return state._replace(disk=_with(state.disk, self.writes[k].sector, k))
+        return state if self.asked[k].read else state._replace(disk=_with(state.disk, self.asked[k].sector, k))
 
     @staticmethod
     def with_ring(state: State, number: int, **changed) -> State:

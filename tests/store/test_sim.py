@@ -15,6 +15,7 @@ import pytest
 from pyxs._internal import Op
 
 from tests.store.tools import dispatch_until, refused, settled, wait_until
+from xenvbd.errors import StoreError
 from xenvbd.store import Store, Transaction
 from xenvbd.store.session import HEADER
 from xenvbd.store_sim import SimStore, domain
@@ -334,6 +335,51 @@ def test_a_fault_may_be_for_one_domain(sim: SimStore, dom0: Store) -> None:
     dom0.read("/")
     with Store(sim.path(1)) as guest, refused(errno.ECONNRESET):
         guest.read("name")
+
+
+def test_a_request_may_be_refused_and_is_not_carried_out(sim: SimStore, dom0: Store) -> None:
+    dom0._request(Op.DEBUG, b"fault\0refuse\0001\0ENOSPC\0000\0")
+    dom0.write("/a", b"1")
+    with refused(errno.ENOSPC):
+        dom0.write("/a", b"2")
+    assert dom0.read("/a") == b"1"
+
+
+def test_a_refused_commit_is_the_end_of_its_transaction(sim: SimStore, dom0: Store) -> None:
+    sim.faults.set(["refuse", "2", "EIO"])
+    with refused(errno.EIO):
+        dom0.transaction(lambda tx: tx.write("/a", b"1"))
+    assert not dom0.exists("/a")
+
+
+def test_a_store_that_refuses_a_watch_again_is_not_connected_to(sim: SimStore) -> None:
+    """One that has lost a watch would never hear of anything."""
+    with Store(sim.path()) as store:
+        fired: list[str] = []
+        store.watch("/a", fired.append)
+        store.watch("/b", fired.append)
+        sim.drop_connections()
+        with pytest.raises(StoreError):
+            store.read("/")
+        sim.faults.set(["refuse", "1", "ENOSPC"])
+        with refused(errno.ENOSPC):
+            store.reconnect()
+        assert not store.connected
+        store.reconnect()
+        del fired[:]
+        dispatch_until(lambda: set(fired) == {"/a", "/b"}, store)
+
+
+def test_a_watch_that_the_store_keeps_is_cancelled_all_the_same(sim: SimStore) -> None:
+    with Store(sim.path()) as store:
+        fired: list[str] = []
+        watch = store.watch("/a", fired.append)
+        dispatch_until(lambda: bool(fired), store)
+        sim.faults.set(["refuse", "0", "EIO"])
+        watch.cancel()
+        store.write("/a", b"1")
+        store.dispatch()
+        assert fired == ["/a"]
 
 
 def test_forced_conflicts_are_retried(sim: SimStore, dom0: Store) -> None:

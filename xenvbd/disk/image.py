@@ -4,12 +4,13 @@ No format is ever probed: an image is raw, whatever its first sector looks like 
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,20 +59,33 @@ def open_image(path: str, *, read_only: bool, direct: bool | None = None, allow:
     allow: directories that images may lie in ("/": anywhere).  share: other writers may have it (xl's w!).
     fence: the name of the vbd whose writes the lock fences; wait: for the lock, as long as it takes.
     Raises PolicyError (outside the allowed places), ClaimError (in use), TargetError (all else)."""
-    where = _find(path, list(allow))
+    with _named(path):
+        where = _find(path, list(allow))
+        try:
+            _check_kind(where, path)
+            fd = _reopen(where, path, read_only=read_only, wait=wait, exclusive=lock and not (read_only or share))
+        finally:
+            os.close(where)
+        try:
+            _make_blocking(fd, path, read_only=read_only)
+            if lock:
+                lock_image(fd, path, exclusive=not (read_only or share), wait=wait,
+                           fence=None if read_only else fence)
+            return inspect(fd, path, read_only=read_only, direct=direct, logical_block_size=logical_block_size)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Whatever fails says of which file."""
     try:
-        _check_kind(where, path)
-        fd = _reopen(where, path, read_only=read_only, wait=wait, exclusive=lock and not (read_only or share))
-    finally:
-        os.close(where)
-    try:
-        if lock:
-            lock_image(fd, path, exclusive=not (read_only or share), wait=wait,
-                       fence=None if read_only else fence)
-        return inspect(fd, path, read_only=read_only, direct=direct, logical_block_size=logical_block_size)
-    except BaseException:
-        os.close(fd)
+        yield
+    except Error:
         raise
+    except OSError as error:
+        raise TargetError(error.errno or errno.EIO, error.strerror or str(error), path=path) from error
 
 
 def inspect(fd: int, path: str, *, read_only: bool, direct: bool | None = None,
@@ -162,18 +176,20 @@ def _reopen(where: int, path: str, *, read_only: bool, exclusive: bool, wait: bo
         flags |= os.O_EXCL      # refuses a device that is mounted, or part of an LVM group or a RAID
     while True:
         try:
-            fd = os.open(f"/proc/self/fd/{where}", flags)
-            break
+            return os.open(f"/proc/self/fd/{where}", flags)
         except OSError as error:
             if error.errno != errno.EBUSY or not wait:
                 raise _why_not_opened(path, where, error) from error
         time.sleep(WAIT_STEP)
+
+
+def _make_blocking(fd: int, path: str, *, read_only: bool) -> None:
+    """It was opened without waiting; and a block device says only now that it cannot be written to."""
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+    is_block = stat.S_ISBLK(os.fstat(fd).st_mode)
     if is_block and not read_only and kernel.block_number(fd, kernel.BLKROGET):
-        os.close(fd)
         raise TargetError(errno.EROFS, "found a read-only block device, expected a writable one; "
                           "attach it with mode r", path=path)
-    return fd
 
 
 def _why_not_opened(path: str, where: int, error: OSError) -> Error:

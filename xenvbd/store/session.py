@@ -209,7 +209,11 @@ class Session:
     def _wait(self, event: int, deadline: float, what: str) -> None:
         """Wait until the connection can be read or written; give up a store that takes too long."""
         self._poll.modify(self._connection.fileno(), event)
-        if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+        try:
+            ready = self._poll.poll(max(deadline - time.monotonic(), 0) * 1000)
+        except OSError as error:
+            raise self._lost(error.errno or errno.EIO, what) from None
+        if not ready:
             raise self._lost(errno.ETIMEDOUT, what)
 
     def _parse(self) -> None:

@@ -1,6 +1,7 @@
 """Store: what the daemon asks of xenstored.  Paths are str, values are bytes, errors are StoreError."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import re
@@ -261,14 +262,11 @@ class Store:
         self._request(Op.WATCH, raw + b"\0" + watch._token + b"\0", path=watch.path)
 
     def _unwatch(self, watch: Watch) -> None:
-        """Forget a watch.  A store that no longer knows it, or that is gone, will do."""
+        """Forget a watch.  A store that refuses keeps it until the connection ends; its events are nobody's here."""
         if self._watches.pop(watch._token, None) is None or not self.connected:
             return
-        try:
+        with contextlib.suppress(StoreError):
             self._request(Op.UNWATCH, _encode(watch.path) + b"\0" + watch._token + b"\0", path=watch.path)
-        except StoreError as error:
-            if error.errno != errno.ENOENT and self.connected:
-                raise
 
     def fileno(self) -> int:
         """A descriptor that is readable when dispatch() has something to do; the same until close()."""
@@ -321,10 +319,15 @@ class Store:
     def reconnect(self) -> None:
         """Connect anew and set all watches again; each fires, as at its start.
 
-        Events not delivered yet are dropped: who watches looks at everything now anyway."""
+        Events not delivered yet are dropped: who watches looks at everything now anyway.  Raises StoreError, without
+        a connection: one without all watches would be deaf."""
         self._session.open()
-        for watch in list(self._watches.values()):
-            self._set_watch(watch)
+        try:
+            for watch in list(self._watches.values()):
+                self._set_watch(watch)
+        except StoreError:
+            self._session.drop()
+            raise
 
     def close(self) -> None:
         """End the session; xenstored forgets its watches and transactions."""

@@ -236,6 +236,13 @@ HANDLERS: dict[int, Handler] = {
 }
 
 
+def refuse(connection: Connection, code: int, op: int, request: int, tx: int, payload: bytes) -> None:
+    """Answer one request with an error, and do nothing; a transaction that was to end is over."""
+    if op == Op.TRANSACTION_END:
+        connection.transactions.pop(tx, None)
+    connection.reply(Op.ERROR, request, tx, NAMES[code])
+
+
 def handle(daemon: Daemon, connection: Connection, op: int, request: int, tx: int, payload: bytes) -> None:
     """Carry out one request and queue its answer."""
     todo = Request(daemon, connection, payload, tx, daemon.tree)

@@ -22,7 +22,7 @@ from xenvbd.store_sim.daemon import Daemon
 from xenvbd.store_sim.faults import Faults
 from xenvbd.store_sim.journal import Journal
 from xenvbd.store_sim.local import Local
-from xenvbd.store_sim.requests import handle
+from xenvbd.store_sim.requests import handle, refuse
 
 T = TypeVar("T")
 
@@ -250,6 +250,8 @@ class SimStore:
                 if pause := faults.pause():
                     client.paused_until = time.monotonic() + pause
                     connection.put_back(request)
+                elif code := faults.refusal(connection.domid):
+                    refuse(connection, code, *request)
                 else:
                     handle(self.daemon, connection, *request)
                     self._follow()
