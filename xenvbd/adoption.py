@@ -53,8 +53,13 @@ class Adoption:
             return
         self._give_up = host.helpers.run(
             f"taking over {record.properties.target}",
-            lambda: Medium.fenced(record.properties, host.policy, record.engine, record.name, self._cancelled),
+            lambda: Medium.fenced(record.properties, host.policy, record.engine, record.name, self._cancelled,
+                                  self._waits),
             self._opened, seconds=FOREVER, dispose=Medium.close)
+
+    def _waits(self, trouble: str) -> None:
+        """In the helper thread."""
+        self.trouble = trouble
 
     def cancel(self) -> None:
         """Nobody wants it any more."""
@@ -64,6 +69,7 @@ class Adoption:
             self._timer.cancel()
 
     def _opened(self, medium: Medium | OSError) -> None:
+        self.trouble = ""
         if isinstance(medium, OSError):
             self._again(medium)
             return

@@ -122,6 +122,8 @@ class Connection(abc.ABC):
         try:
             found = [(queue, index) for queue in range(len(self.agreement.queues))
                      for index in journal.unanswered(self.host.runtime.journal(self.key, queue))]
+            if found and self._worker is not None:
+                self.host.loop.soon(self._worker.look)
             # Last: all counters cost ten times what the heads of the journals do, and an idle disk has no requests.
             return found if found and self.counters().stopped == "none" else []
         except OSError as exc:

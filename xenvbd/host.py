@@ -26,6 +26,9 @@ class WorkerProcess(Protocol):
     def allow(self, disk: str, size: int) -> None:
         """As memory.Allowance.allow."""
 
+    def look(self) -> None:
+        """As workers.Worker.look."""
+
     def call(self, verb: str, done: Callable[[dict[str, Any] | OSError], None], fds: list[int] = ...,
              **params: Any) -> None:
         """As workers.Worker.call."""

@@ -45,10 +45,10 @@ class Medium:
         return cls._open(properties, policy, engine, landing)
 
     @classmethod
-    def fenced(cls, properties: Properties, policy: Policy, engine: str, name: str,
-               cancelled: threading.Event) -> Medium:
+    def fenced(cls, properties: Properties, policy: Policy, engine: str, name: str, cancelled: threading.Event,
+               waits: Callable[[str], None]) -> Medium:
         """As open(), for a disk that is served, by nobody at the moment: waits for the lock until it has it or is
-        cancelled, whoever holds it, and says so each second."""
+        cancelled, whoever holds it, and says so each second, to the log and to waits()."""
         started = said = time.monotonic()
 
         def patient(exc: ClaimError) -> bool:
@@ -56,6 +56,7 @@ class Medium:
             if time.monotonic() - said >= 1:
                 said = time.monotonic()
                 log.warning("%s: waiting for its image for %.0f s: %s", name, said - started, exc)
+                waits(f"its worker died, and the next waits for its image for {said - started:.0f} s: {exc}")
             return not cancelled.is_set()
 
         return cls._open(properties, policy, engine, patient)

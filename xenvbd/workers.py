@@ -23,13 +23,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from xenvbd import __version__
 from xenvbd.errors import Error, from_json
 from xenvbd.loop import Loop, Timer
 from xenvbd.memory import Allowance
+from xenvbd.process import Process, connect, environment, is_zombie, reap, unlink
 from xenvbd.runtime import Runtime
 from xenvbd.trace import quote
 from xenvbd.wire import PROTOCOL, Message, Wire, close_all, peer
@@ -105,6 +105,15 @@ class Worker:
         except OSError as exc:
             log.error("worker %d (process %d) cannot be sent signal %d: %s", self.domid, self.pid, number, exc)
             self.loop.later(RECONNECT_SECONDS, lambda: self.kill(number))
+
+    def look(self) -> None:
+        """Notice that it was killed and cannot end, for a thread of it is still with a storage that hangs: the kernel
+        tells nobody.  It counts as dead then.  What it had open it keeps: the images' locks, the guest's ports."""
+        if self.alive and self._pidfd >= 0 and is_zombie(self.pid):
+            log.warning("worker %d (process %d) was killed, and ends when its storage answers", self.domid, self.pid)
+            self.alive = False
+            self._disconnect()
+            self.on_exit(self)
 
     def close(self) -> None:
         """Leave the worker alone: it goes on serving.  Calls that wait for a reply are forgotten."""
@@ -182,19 +191,20 @@ class Worker:
         if not self.alive or self._wire is not None or self._pidfd < 0:
             return
         try:
-            self._use(_connect(self._path))
+            self._use(connect(self._path))
         except OSError:
             self.loop.later(RECONNECT_SECONDS, self._reconnect)
 
     def _exited(self) -> None:
-        self.alive = False
-        status = self._child.wait() if self._child is not None else _reap(self.pid)
+        was_given_up, self.alive = not self.alive, False
+        status = self._child.wait() if self._child is not None else reap(self.pid)
         level = logging.INFO if status == 0 or self.leaving else logging.WARNING
         ending = "ended" if status is None else f"ended with status {status}"
         log.log(level, "worker %d (process %d) %s", self.domid, self.pid, ending)
         self._disconnect()
         self.close()
-        self.on_exit(self)
+        if not was_given_up:
+            self.on_exit(self)
 
     def _gone(self) -> WorkerGone:
         return WorkerGone(errno.EPIPE, f"the worker of domain {self.domid} (process {self.pid}) is gone")
@@ -202,18 +212,6 @@ class Worker:
     def _fail(self, done: Done, exc: OSError) -> None:
         """Never from within call(): the caller need not expect its callback before call() returns."""
         self.loop.soon(lambda: done(exc))
-
-
-class Process(NamedTuple):
-    """A worker process that was started, and our end of its connection."""
-
-    sock: socket.socket
-    child: subprocess.Popen[bytes]
-
-    def end(self) -> None:
-        self.sock.close()
-        self.child.kill()
-        self.child.wait()
 
 
 class Workers:
@@ -250,9 +248,9 @@ class Workers:
         could not do itself.  Error (EAGAIN): it takes no connections."""
         path = self.runtime.worker(domid)
         try:
-            sock = _connect(path)
+            sock = connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
-            _unlink(path)
+            unlink(path)
             return None
         except BlockingIOError:             # earlier managers have filled its backlog
             raise Error(errno.EAGAIN, f"the worker of domain {domid} takes no connections: kill it, and another takes "
@@ -281,7 +279,7 @@ class Workers:
                 # It has not begun yet, and must not take the next one's place when it does.
                 worker.leaving = True
                 worker.kill()
-            _unlink(self.runtime.worker(domid))         # nobody is to find it any more
+            unlink(self.runtime.worker(domid))         # nobody is to find it any more
             self._stop(worker)
 
     def replace(self, domid: int) -> Worker:
@@ -291,7 +289,7 @@ class Workers:
         if worker is None:
             raise Error(errno.ENOENT, f"domain {domid} has no worker: nothing of it is served")
         log.info("worker %d (process %d, xenvbd %s) is to hand over", domid, worker.pid, worker.version or "unknown")
-        _unlink(self.runtime.worker(domid))             # whoever needs one from now on gets the next
+        unlink(self.runtime.worker(domid))             # whoever needs one from now on gets the next
         self._leaving.add(worker)
         worker.leaving = True
         worker.kill(signal.SIGTERM)
@@ -329,7 +327,7 @@ class Workers:
             worker = Worker(self.loop, domid, process.child.pid, self.runtime.worker(domid), *process)
         except OSError:
             process.end()
-            _unlink(self.runtime.worker(domid))     # it may have come so far
+            unlink(self.runtime.worker(domid))     # it may have come so far
             raise
         log.info("worker %d (process %d) started", domid, worker.pid)
         return self._keep(worker)
@@ -342,7 +340,7 @@ class Workers:
                 child = subprocess.Popen(
                     [*self._command, *options, "--fd", str(theirs.fileno()), "--idle", str(self.idle_seconds)],
                     pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    start_new_session=True, cwd="/", env=_environment())
+                    start_new_session=True, cwd="/", env=environment())
         except OSError:
             ours.close()
             raise
@@ -383,7 +381,7 @@ class Workers:
             if not worker.leaving:
                 self._deaths.setdefault(worker.domid, deque(maxlen=MAX_DEATHS)).append(time.monotonic())
         if worker.domid not in self.by_domid:
-            _unlink(self.runtime.worker(worker.domid))
+            unlink(self.runtime.worker(worker.domid))
         self._leaving.discard(worker)
         self.on_exit(worker)
 
@@ -409,38 +407,3 @@ def _result(body: dict[str, Any]) -> Result:
     if not isinstance(result, dict):
         raise Error(errno.EPROTO, "a reply that is neither a result nor an error")
     return result
-
-
-def _reap(pid: int) -> int | None:
-    """The exit status of a process that an earlier life of ours may have started; None if it was somebody else."""
-    with contextlib.suppress(ChildProcessError):
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return None
-
-
-def _unlink(path: str) -> None:
-    """Whoever connects to a socket that stays is refused, as by one that is missing."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        log.warning("%s cannot be removed: %s", path, exc.strerror)
-
-
-def _connect(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        sock.setblocking(False)
-        sock.connect(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with this very package first in the path: a worker is of its manager's version."""
-    package = str(Path(__file__).resolve().parent.parent)
-    path = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}

@@ -1,5 +1,6 @@
 """Images on file systems that are full, truncated, turned read-only or frozen, under a guest that goes on."""
 import os
+import signal
 import subprocess
 
 import pytest
@@ -178,6 +179,25 @@ def test_a_worker_that_could_not_end_is_not_replaced(frozen):
     thaw()
     wait(lambda: note(host) == "", "it goes on")
     host.client.call("restart", disk="1:xvdb")
+    for guest in guests:
+        end(guest)
+
+
+def test_when_a_worker_is_killed_that_cannot_end_its_other_disks_say_so_and_new_ones_are_served(frozen):
+    """Its threads share their descriptors, so it keeps all images' locks until the last of them has come back."""
+    host, guests, thaw = frozen
+    killed = host.worker(1)
+    os.kill(killed, signal.SIGKILL)
+    for disk in "1:xvda", "1:xvdb":
+        wait(lambda disk=disk: "the next waits for its image" in note(host, disk), f"{disk} says what it waits for")
+    assert os.path.exists(f"/proc/{killed}") and progresses(host, "2:xvda")
+    host.attach(1, host.image("d.img"), vdev="xvdc", wait=False)
+    host.guest(1, 51744, "--rw", "randrw", *LOAD, "--count", 500).finish()
+    host.client.call("detach", disk="1:xvdc")
+    thaw()
+    for disk in "1:xvda", "1:xvdb":
+        assert progresses(host, disk)
+    wait(lambda: not os.path.exists(f"/proc/{killed}"), "it has ended, and is nobody's to wait for")
     for guest in guests:
         end(guest)
 

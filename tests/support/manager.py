@@ -32,6 +32,7 @@ class FakeWorker:
         self.calls, self.fail, self.hold, self.held = [], {}, set(), []
         self.planes = set()
         self.kills, self.allowed = [], {}
+        self.looks = 0
         self.epoch = 0              # raised when a manager dies: who called before is not answered
 
     def kill(self, number=9):
@@ -39,6 +40,9 @@ class FakeWorker:
 
     def allow(self, disk, size):
         self.allowed[disk] = size
+
+    def look(self):
+        self.looks += 1
 
     def call(self, verb, done, fds=(), **params):
         self.calls.append(verb)
