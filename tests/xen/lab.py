@@ -8,6 +8,7 @@ A level is made when a scenario first asks for it, and kept for later sessions w
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -91,7 +92,8 @@ class Lab:
         install(self.machine, self.package, "qdisk")
 
     def _guest(self, kind: str) -> None:
-        self.machine.guest(kind, 1, kind=kind, fio=True, timeout=400)
+        guest = self.machine.guest(kind, 1, kind=kind, fio=True, timeout=400)
+        guest.run("echo 1 >/proc/sys/kernel/sysrq")         # for collect()
 
     def known(self, name: str) -> Guest:
         """The guest of a level."""
@@ -100,10 +102,18 @@ class Lab:
         return guest
 
     def collect(self, logs: Path) -> None:
-        """What a post mortem wants, from a dom0 that may not answer."""
-        if self.machine.shell.busy:
-            return
-        for name, command in (("xenstore", "xenstore-ls -fp"), ("xl", "xl list; xl dmesg; dmesg"),
+        """What a post mortem wants, from a machine that may be dead."""
+        with contextlib.suppress(OSError, TimeoutError):
+            (logs / "registers.txt").write_text(self.machine.registers())
+            if not self.machine.shell.busy:
+                self._ask_dom0(logs)
+
+    def _ask_dom0(self, logs: Path) -> None:
+        # Each guest's kernel says on its console what its tasks wait for.
+        self.machine.dom0("for domain in $(xl list | awk '$2 > 0 { print $2 }'); do for key in 8 w t; do "
+                          "xl sysrq $domain $key; sleep 1; done; done; for key in e d; do xl debug-keys $key; done", 60,
+                          check=False)
+        for name, command in (("xenstore", "xenstore-ls -fp"), ("xl", "xl list; xl vcpu-list; xl dmesg; dmesg"),
                               ("processes", "ps axfww"),
                               ("xenvbd", "xenvbd list; xenvbd --json list; cat /var/log/xenvbd/*"),
                               ("xl-logs", "tail -n 100 /var/log/xen/*")):
