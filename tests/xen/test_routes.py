@@ -109,3 +109,17 @@ def test_beside_blkback_and_qemu_in_one_guest(new_guest: Maker, xenvbd: Xenvbd) 
     assert [disk["name"] for disk in xenvbd.disks()] == ["xvdb"]
     xenvbd.detach(guest, "xvdb")
     assert guest.run("ls /sys/block").split() == ["xvdc", "xvdd"]
+
+
+def test_a_disk_that_qemu_serves_already_is_left_to_it(new_guest: Maker, xenvbd: Xenvbd) -> None:
+    images = {name: xenvbd.image(name) for name in ("xvda", "xvdb")}
+    xenvbd.service("stop")
+    guest = new_guest("web", 1, disks=(f"vdev=xvda,format=raw,backendtype=qdisk,target={images['xvda']}",), timeout=400)
+    xenvbd.service("start")
+    assert xenvbd.disks() == []
+    assert "QEMU" in xenvbd.dom0("xenvbd explain web:xvda", check=False)
+    xenvbd.dom0(f"xl block-attach web vdev=xvdb,format=raw,backendtype=qdisk,target={images['xvdb']}", 90)
+    guest.wait_for("[ -b /dev/xvdb ]")
+    assert xenvbd.disks() == []
+    for name, image in images.items():
+        use(guest, xenvbd, name, image)
