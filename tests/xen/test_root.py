@@ -4,6 +4,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import pytest
+
 from tests.xen.guest import Guest
 from tests.xen.line import wait
 from tests.xen.xenvbd import Xenvbd
@@ -12,11 +14,12 @@ DISK = "vdev=xvda,format=raw,backendtype=qdisk,target={image}"
 WITHOUT_QEMU = 'device_model_override="/usr/lib/xenvbd/xenvbd-dm"'
 
 
-def test_a_debian_boots_installs_a_package_reboots_and_is_intact(new_guest: Callable[..., Guest],
+@pytest.mark.parametrize("kind", ["pv", "pvh"])
+def test_a_debian_boots_installs_a_package_reboots_and_is_intact(kind: str, new_guest: Callable[..., Guest],
                                                                  xenvbd: Xenvbd) -> None:
     image = "/srv/debian.img"
     xenvbd.dom0(f"ln /guest/debian.img {image}")         # the machine goes back to its level afterwards
-    guest = new_guest("debian", 1, disks=(DISK.format(image=image),), extra=WITHOUT_QEMU, memory=256,
+    guest = new_guest("debian", 1, kind=kind, disks=(DISK.format(image=image),), extra=WITHOUT_QEMU, memory=256,
                       arguments="testroot=/dev/xvda", timeout=400)
     assert guest.run("cat /etc/debian_version").startswith("12")
     assert re.search(r"^/dev/xvda / ext4 rw", guest.run("cat /proc/mounts"), re.M)
