@@ -150,7 +150,8 @@ class Vhost(Contestant):
         cache = f"cache.direct={'on' if case.io == 'direct' else 'off'}"
         blocks = (f"driver=null-co,node-name=f0,size={1 << 30},read-zeroes=on" if case.io == "null" else
                   f"driver=file,node-name=f0,filename={image},aio=io_uring,{cache}")
-        return ["qemu-storage-daemon", "--object", "iothread,id=t0", "--blockdev", blocks, "--export",
+        spins = "" if self.poll else ",poll-max-ns=0"          # its default is 32 us before it sleeps
+        return ["qemu-storage-daemon", "--object", f"iothread,id=t0{spins}", "--blockdev", blocks, "--export",
                 f"type=vhost-user-blk,id=e0,addr.type=unix,addr.path={self.socket},node-name=f0,iothread=t0,writable=on"]
 
     def run(self, case: Case, image: Path, seconds: float) -> Result:
