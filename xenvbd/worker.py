@@ -158,7 +158,8 @@ class Worker:
         body = message.body
         if body.get("protocol") != PROTOCOL:
             raise Error(errno.EPROTO, f"the worker of domain {self.domid} is of xenvbd {__version__}, and not of its "
-                        f"manager's version: `xenvbd restart --worker DISK`, with a disk of that domain, replaces it")
+                        "manager's version: `xenvbd restart --manager`, if that is the older one, and then `xenvbd "
+                        "restart --worker DISK` with a disk of that domain bring both to what is installed")
         agreement = Agreement.from_json(body["agreement"])
         queues, images = len(agreement.queues), int(body["image"])
         if body["disk"] in self.planes or self._leaving:

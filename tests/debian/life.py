@@ -68,6 +68,12 @@ def manager() -> int:
     return int(Path("/run/xenvbd/xenvbd.pid").read_text())
 
 
+def started_at() -> float:
+    """When the manager that answers now began."""
+    ask = "from xenvbd.control import Client; print(Client('/run/xenvbd/control.sock').call('ping')['started'])"
+    return float(run("python3", "-c", ask))
+
+
 class Guest:
     """The frontend's process and how far it has come."""
 
@@ -190,13 +196,24 @@ def the_units_verbs() -> None:
 
 
 def upgrade(guest: Guest) -> None:
-    say("upgraded: neither the manager nor the worker notices")
-    before = manager()
+    say("upgraded: the manager starts again in its place, the worker serves on")
+    before, started = manager(), started_at()
     said = run("dpkg", "-i", LATER, timeout=180)
-    assert f"still running as {VERSION}" in said, said
-    assert manager() == before and pids("xenvbd serve") == [before]
+    assert f"workers of {VERSION} serve guests' disks on" in said, said
+    assert manager() == before and pids("xenvbd serve") == [before] and started_at() > started
     guest.is_served()
     assert DISK in run("xenvbd", "list")
+
+
+def upgrade_with_a_configuration_that_is_wrong(guest: Guest) -> None:
+    say("upgraded with a configuration that the new version does not take: the manager is left alone, and that is said")
+    before, started, good = manager(), started_at(), CONFIG.read_text()
+    CONFIG.write_text(good + "[backend2]\n")
+    said = run("dpkg", "-i", LATER, timeout=180)
+    CONFIG.write_text(good)
+    assert "backend2" in said and "still running as" in said and 'then "xenvbd restart --manager"' in said, said
+    assert manager() == before and started_at() == started
+    guest.is_served()
 
 
 def restart_the_manager(guest: Guest) -> None:
@@ -257,6 +274,7 @@ def main() -> None:
     guest = Guest()
     guest.is_served()
     upgrade(guest)
+    upgrade_with_a_configuration_that_is_wrong(guest)
     replace_all(guest)
     restart_the_manager(guest)
     removal_is_refused(guest)

@@ -1,7 +1,10 @@
 """Manager and workers of different versions on one host: what fits goes on, what does not says what to do."""
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,15 +28,16 @@ def older(tmp_path_factory):
     return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
 
 
-def served_by(host, environment):
-    """A guest under load whose manager was of that version, and is of ours now."""
+def served_by(host, environment, here=False):
+    """A guest under load whose manager was of that version, and is to be of ours next; here: it still lives."""
     host.manager.kill()
     host.manager.wait(30)
     host.start_manager(**environment)
     host.attach(1, host.image(), wait=False)
     guest = host.guest(1, DEVID, *LOAD).connected()
-    host.manager.kill()
-    host.manager.wait(30)
+    if not here:
+        host.manager.kill()
+        host.manager.wait(30)
     return guest
 
 
@@ -66,6 +70,27 @@ def test_a_worker_of_another_version_serves_on_takes_no_disk_and_is_replaced_as_
     assert host.worker(1) != before and progresses(host)
     second.process.wait(60)
     host.client.call("detach", disk="1:xvdb", force=True)
+    end(guest)
+
+
+def test_a_worker_that_dies_between_upgrade_and_restart_of_the_manager_is_followed_after_it(host, older, tmp_path):
+    """The manager is of one version, what is installed in its place and workers are started from is of another."""
+    tree = tmp_path / "installed"
+    shutil.copytree(older["PYTHONPATH"], tree)
+    guest = served_by(host, older | {"PYTHONPATH": str(tree)}, here=True)
+    shutil.copy(TOP / "xenvbd/wire.py", tree / "xenvbd/wire.py")
+
+    def refused():      # the spare that there is may still be of the manager's version: it is killed too
+        shown = host.client.call("show", disk="1:xvda")
+        if shown["plane"] == "running" and shown["pid"]:
+            with contextlib.suppress(ProcessLookupError):       # it has ended since
+                os.kill(shown["pid"], signal.SIGKILL)
+        return "if that is the older one" in shown["note"]
+
+    wait(refused, "it says what to do")
+    before = host.client.call("restart")
+    wait(lambda: host.restarted(before), "the manager answers again")
+    assert progresses(host)
     end(guest)
 
 
