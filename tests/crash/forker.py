@@ -15,6 +15,7 @@ import time
 
 from xenvbd import disk, hv, target
 from xenvbd.dataplane import DataPlane, Settings
+from xenvbd.disk.faults import FaultDisk
 from xenvbd.errors import Error
 from xenvbd.features import Agreement
 
@@ -39,6 +40,8 @@ def serve(order):
     fenced = time.monotonic()
     served = disk.open(target.parse(order["image"]), fd=image.fd, engine=order.get("engine", "auto"),
                        direct=order.get("direct"))
+    if "record" in order:
+        served = FaultDisk(served, record=os.open(order["record"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
     plane = DataPlane(hv.open(order["spec"], 0), served, name="crash", image=(image.dev, image.ino),
                       settings=Settings(**order.get("settings", {})))
     journals = [os.open(f"{order['journal']}.{number}", os.O_RDWR | os.O_CREAT, 0o600)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from tests.crash.workload import BLOCK
 
-WRITE, FLUSH, DISCARD = 1, 2, 3
-RECORD = struct.Struct("=4Qq")
+READ, WRITE, FLUSH, DISCARD = range(4)
+RECORD = struct.Struct("=7Qq")      # of xenvbd/disk/faults.pyx
+MAGIC = (0x64726f6365526276).to_bytes(8, "little")
+NEVER = 1 << 63
 
 
 class Done(NamedTuple):
@@ -31,21 +33,31 @@ class Promise(NamedTuple):
 
 
 def recorded(path: str) -> list[Done]:
-    """The operations of a record, by the time of their end."""
+    """The operations of a record, by the time of their end: NEVER, if whoever had begun it was killed."""
     with open(path, "rb") as file:
         data = file.read()
+    begun: dict[int, Done] = {}
     found, at = [], 0
     while at < len(data):
-        kind, begin, end, offset, result = RECORD.unpack_from(data, at)
-        at += RECORD.size
-        assert result >= 0, "the storage failed"
-        content = {}
-        for block in range(offset // BLOCK, (offset + result) // BLOCK):
-            content[block] = bytes(BLOCK)
-            if kind == WRITE:
-                content[block], at = data[at:at + BLOCK], at + BLOCK
-        found.append(Done(kind, begin, end, content))
-    return sorted(found, key=lambda done: done.end)
+        at, beyond = data.index(MAGIC, at), data.find(MAGIC, at + 8)
+        size = (beyond if beyond > 0 else len(data)) - at
+        if size < RECORD.size:          # who wrote it was killed before he had asked anything of the storage
+            at += size
+            continue
+        _, kind, ended, time, op, offset, length, result = RECORD.unpack_from(data, at)
+        body, at = data[at + RECORD.size:at + size], at + size
+        if kind == WRITE and not ended and len(body) < length:
+            continue
+        if ended:
+            assert result >= 0, "the storage failed"
+            found.append(begun.pop(op)._replace(end=time))
+            continue
+        if op in begun:                 # of a process that is gone; the next has the same addresses
+            found.append(begun.pop(op))
+        blocks = range(offset // BLOCK, (offset + length) // BLOCK) if kind in (WRITE, DISCARD) else range(0)
+        content = {block: body[i * BLOCK:][:BLOCK] if kind == WRITE else bytes(BLOCK) for i, block in enumerate(blocks)}
+        begun[op] = Done(kind, time, NEVER, content)
+    return sorted([*found, *begun.values()], key=lambda done: done.end)
 
 
 def may_hold(writes: list[Done], block: int, moment: int, flushed: int) -> set[bytes]:
@@ -63,7 +75,8 @@ def may_hold(writes: list[Done], block: int, moment: int, flushed: int) -> set[b
 
 def losses(history: list[Done], promises: list[Promise]) -> tuple[int, list[str]]:
     """How many states of a block were looked at, and what was promised and may not be there."""
-    moments = sorted({time for done in history for time in (done.begin, done.end)} | {p.time for p in promises})
+    moments = sorted({time for done in history for time in (done.begin, done.end) if time != NEVER}
+                     | {p.time for p in promises})
     writes: dict[int, list[Done]] = {}
     for done in history:
         for block in done.content:

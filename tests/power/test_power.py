@@ -15,14 +15,20 @@ ALL = os.environ.get("XENVBD_CRASH_ALL") == "1"
 REQUESTS = 4000 if ALL else 400
 
 
+@pytest.fixture(params=["uring", "threads"])
+def recording(request, forker, tmp_path):
+    """What serves, with which engine, and the file that has what was asked of the storage."""
+    return forker, request.param, tmp_path / "record"
+
+
 def run(machine, recording, seed, depth, kills=0):
     """A database on planes that are killed so many times under it: the operations below them, and its promises."""
-    forker, record = recording
+    forker, engine, record = recording
     machine.add_domain(1)
     guest = Guest(machine, 1)
     work = Database(guest, seed)
     with tempfile.TemporaryDirectory(prefix="xenvbd-", dir="/dev/shm") as directory:
-        planes = Planes(forker, machine, guest, directory, engine="threads")
+        planes = Planes(forker, machine, guest, directory, engine=engine, record=str(record))
         with open(planes.image, "wb") as file:
             file.truncate(len(work.pages) * BLOCK)
         try:

@@ -1,4 +1,5 @@
-"""A filter that makes a disk fail, tarry or hold operations back, told from Python while I/O threads run.
+"""A filter that makes a disk fail, tarry or hold operations back, told from Python while I/O threads run; it also keeps
+a record of what is asked of the disk.
 
 For tests of what stands above a disk.  A rule applies to operations as they are submitted; what it delays or
 holds has not reached the disk below, so it can be given back or still be done, as a real one could.
@@ -12,7 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from xenvbd.disk.atomics cimport add32, add64, load32, load64, store32, store64
-from xenvbd.disk.disk cimport Disk, DiskQueue, disk_op, iovec
+from xenvbd.disk.disk cimport DISK_WRITE, Disk, DiskQueue, disk_op, iovec
 from xenvbd.disk.oplist cimport op_list, ops_pop, ops_push, ops_take
 
 cdef extern from "time.h" nogil:
@@ -25,6 +26,9 @@ cdef extern from "time.h" nogil:
 cdef extern from "unistd.h" nogil:
     ssize_t read(int fd, void *into, size_t length)
 
+cdef extern from "sys/uio.h" nogil:
+    ssize_t writev(int fd, const iovec *iov, int count)
+
 OPCODES = {"read": 1, "write": 2, "flush": 4, "discard": 8, "any": 15}
 
 cdef enum:
@@ -35,6 +39,9 @@ cdef enum:
     HOLD = 2
     DELAY = 3
     ALL_READY = 0x7fffffff
+    RECORDED = 512          # iovecs of a write at most
+
+cdef uint64_t MAGIC = 0x64726f6365526276
 
 
 cdef struct rule:
@@ -47,6 +54,18 @@ cdef struct rule:
     int64_t after           # operations to let through first
     int64_t left            # operations to hit
     int64_t hits
+
+
+cdef struct entry:
+    # Of a record: an operation is about to be asked of the disk below (a write's data follows), or has come back.
+    uint64_t magic          # where one begins: who is killed while he writes it leaves a part
+    uint64_t opcode
+    uint64_t ended
+    uint64_t time           # CLOCK_MONOTONIC, nanoseconds
+    uint64_t op             # tells it from the others that are there at the same time
+    uint64_t offset
+    uint64_t length
+    int64_t result
 
 
 cdef struct torn:
@@ -62,15 +81,17 @@ cdef class FaultDisk(Disk):
     """The disk below, with faults.  It belongs to this one: close() closes it too.
 
     Rules are tried in the order of their slots and the first that applies decides.  op is "read", "write",
-    "flush", "discard" or "any"; after: operations let through first; count: how many are hit, None for all."""
+    "flush", "discard" or "any"; after: operations let through first; count: how many are hit, None for all.
+    record: a descriptor (O_APPEND) to which an entry is written for each begin and end of what no rule stops."""
     cdef readonly Disk lower
+    cdef int record
     cdef rule rules[RULES]
     cdef int64_t seen_ops[KINDS]
     cdef int32_t held_ops
     cdef set wakeups        # an eventfd for each queue
 
-    def __cinit__(self, Disk lower not None):
-        self.lower, self.wakeups = lower, set()
+    def __cinit__(self, Disk lower not None, *, int record=-1):
+        self.lower, self.wakeups, self.record = lower, set(), record
         self.target, self.engine, self.size, self.read_only = (
             lower.target, f"faults+{lower.engine}", lower.size, lower.read_only)
         self.logical_block_size, self.physical_block_size = lower.logical_block_size, lower.physical_block_size
@@ -224,7 +245,23 @@ cdef class FaultQueue(DiskQueue):
             op.result = -one.error
             ops_push(&self.finished, op)
 
+    cdef void keep(self, disk_op *op, bint ended) noexcept nogil:
+        """Write an entry of the record."""
+        cdef entry one
+        cdef iovec all[1 + RECORDED]
+        cdef int i, count = op.nr_iov if op.opcode == DISK_WRITE and not ended else 0
+        one.magic = MAGIC
+        one.opcode, one.ended, one.time = op.opcode, ended, now_ns()
+        one.op, one.offset, one.length = <uint64_t>op, op.offset, op.length
+        one.result = op.result if ended else 0
+        all[0].iov_base, all[0].iov_len = &one, sizeof(one)
+        for i in range(min(count, RECORDED)):
+            all[1 + i] = op.iov[i]
+        writev(self.disk.record, all, 1 + min(count, RECORDED))
+
     cdef void pass_on(self, disk_op *op) noexcept nogil:
+        if self.disk.record >= 0:
+            self.keep(op, False)
         op.next = NULL
         self.lower.submit(op)
 
@@ -285,6 +322,8 @@ cdef class FaultQueue(DiskQueue):
         cdef disk_op *chain = self.lower.reap()
         while chain != NULL:
             op, chain = chain, chain.next
+            if self.disk.record >= 0:
+                self.keep(op, True)
             ops_push(&self.finished, self.mend(op))
         return ops_take(&self.finished)
 
