@@ -1,4 +1,5 @@
 """Manager, workers, store and guests as processes: data through it all, and each of them killed."""
+import errno
 import hashlib
 import os
 import random
@@ -14,7 +15,7 @@ from xenvbd.store import Store
 from xenvbd.store_sim import domain as toolstack
 
 LOAD = ("--rw", "randrw", "--bs", 4096, "--iodepth", 16, "--verify")
-DEVID = 51712
+DEVID, SECOND = 51712, 51728
 
 
 def load(host, domid, *arguments, devid=DEVID):
@@ -209,6 +210,37 @@ def test_a_killed_store_stops_nobody_and_is_used_again_when_it_is_back(host):
     load(host, 1, "--count", 200, devid=51728).finish()
     for guest in guests:
         stop(guest)
+
+
+def test_what_happens_while_the_store_is_away_is_done_when_it_is_back(host):
+    """An attach is refused and leaves nothing; a detach waits; drivers and domains that end meanwhile are let go."""
+    guests = attach_two(host)
+    host.attach(1, host.image("b.img"), vdev="xvdb", wait=False)
+    closing = host.guest(1, SECOND, *LOAD, "--seconds", "60s").connected()
+    host.store.kill()
+    host.store.wait(30)
+    wait(lambda: not host.client.call("ping")["store"], "the manager has noticed")
+    with pytest.raises(Error, match="xenstored") as caught:
+        host.attach(1, host.image("c.img"), vdev="xvdc", wait=False)
+    assert caught.value.errno == errno.ENOTCONN
+    answers = []
+    detaching = threading.Thread(target=lambda: answers.append(
+        host.client.call("detach", disk="1:xvdb", force=True, timeout=30)))
+    detaching.start()
+    closing.kill()
+    guests[1].kill()
+    assert progresses(host, 1) and len(host.client.call("list")["disks"]) == 3 and detaching.is_alive()
+    host.start_store()
+    with Store(f"{host.directory}/store.0") as store:
+        toolstack.destroy(store, 2)
+        wait(lambda: [disk["name"] for disk in host.client.call("list")["disks"]] == ["xvda"], "the others are gone")
+        detaching.join(30)
+        assert answers == [{"disk": "domain1:xvdb"}]
+        assert not store.exists(f"/local/domain/0/backend/qdisk/1/{SECOND}")
+        assert not store.exists("/local/domain/0/backend/qdisk/2")
+    host.attach(1, host.image("c.img"), vdev="xvdc", wait=False)
+    assert progresses(host, 1)
+    stop(guests[0])
 
 
 def test_a_killed_worker_is_followed_by_another_and_no_guest_sees_it(host):
