@@ -231,8 +231,9 @@ def version_of(fd):
 
 
 def is_failed(path):
-    """Whether the file of that name, if there is one, is a journal that says that a flush failed.  OSError: it cannot be
-    read."""
+    """Whether the file of that name, if there is one, is a journal that says that a flush failed.
+
+    OSError: it cannot be read."""
     cdef xenvbd_journal_header header
     try:
         with open(path, "rb") as file:
