@@ -8,20 +8,20 @@ Rule = tuple[str, tuple[tuple[int, int, int], ...]]
 
 PLAIN = (
     # files: what came as a descriptor, and what Landlock lets it open (on Xen the grant device)
-    "openat", "close", "read", "write", "pread64", "preadv", "preadv2", "pwritev", "pwritev2", "lseek", "fcntl",
+    "openat", "close", "read", "write", "pread64", "preadv", "preadv2", "pwritev2", "fcntl",
     "newfstatat", "fstat", "statx", "fstatfs", "ftruncate", "fallocate", "fdatasync",
     # memory
     "munmap", "mremap", "madvise", "brk",
     # threads
-    "futex", "set_robust_list", "rseq", "sched_yield", "sched_getaffinity", "gettid", "getpid", "exit", "exit_group",
-    "rt_sigprocmask", "rt_sigaction", "rt_sigreturn", "sigaltstack", "restart_syscall", "clock_nanosleep",
+    "futex", "set_robust_list", "rseq", "sched_getaffinity", "gettid", "getpid", "exit", "exit_group",
+    "rt_sigprocmask", "rt_sigaction", "rt_sigreturn", "restart_syscall", "clock_nanosleep",
     # the clock: the vDSO asks the kernel where the clock source cannot be read from user space, as in a dom0
-    "clock_gettime", "clock_getres", "gettimeofday", "getcpu",
+    "clock_gettime",
     # waiting
-    "epoll_wait", "epoll_pwait", "epoll_ctl", "poll", "ppoll", "eventfd2",
+    "epoll_wait", "epoll_pwait", "epoll_ctl", "ppoll", "eventfd2",
     # the manager's connection
-    "accept4", "recvmsg", "sendmsg", "getsockname", "getsockopt",
-    "io_uring_setup", "io_uring_enter", "io_uring_register", "getrandom")
+    "accept4", "recvmsg", "sendmsg", "getsockname",
+    "io_uring_setup", "io_uring_enter", "io_uring_register")
 
 # Those that only a machine of files needs: FIFOs are its event channels.
 MAKING = ("mknodat", "unlinkat")
@@ -33,7 +33,6 @@ PROT_EXEC = 4
 MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x02, 0x0F, 0x20, 0x100
 CLONE_THREAD = 0x10000
 CLONE_NAMESPACES = 0x7E020000
-PR_SET_NAME = 15
 FIONBIO, TCGETS = 0x5421, 0x5401
 BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
 # Of xen/evtchn.h: bind to a guest's port, unbind, notify.  Of xen/gntdev.h: map, unmap, offset of an address,
@@ -52,7 +51,6 @@ def rules(making: bool) -> Iterator[Rule]:
     yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_TYPE | MAP_GROWSDOWN, MAP_PRIVATE))
     yield "clone", ((0, CLONE_THREAD | CLONE_NAMESPACES, CLONE_THREAD),)
     yield "tgkill", ((0, REQUEST, os.getpid()),)        # abort()
-    yield "prctl", ((0, REQUEST, PR_SET_NAME),)
     for request in FIONBIO, TCGETS, BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64:
         yield "ioctl", ((1, REQUEST, request),)
     for kind, numbers in XEN.items():           # whatever the size of their structure
