@@ -5,14 +5,13 @@ there, or not, whatever became of those before and after it.  Blocks do not depe
 each of them may hold at a moment is to look at every reordering of what was not flushed."""
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
+from tests.crash.forker import MAGIC, RECORD, TAKEN_OVER
 from tests.crash.workload import BLOCK
 
 READ, WRITE, FLUSH, DISCARD = range(4)
-RECORD = struct.Struct("=7Qq")      # of xenvbd/disk/faults.pyx
-MAGIC = (0x64726f6365526276).to_bytes(8, "little")
+BEGIN = MAGIC.to_bytes(8, "little")
 NEVER = 1 << 63
 
 
@@ -33,13 +32,14 @@ class Promise(NamedTuple):
 
 
 def recorded(path: str) -> list[Done]:
-    """The operations of a record, by the time of their end: NEVER, if whoever had begun it was killed."""
+    """The operations of a record, by the time of their end: if whoever had begun it was killed, when the next had the
+    image's lock; NEVER, if there is no next."""
     with open(path, "rb") as file:
         data = file.read()
     begun: dict[int, Done] = {}
     found, at = [], 0
     while at < len(data):
-        at, beyond = data.index(MAGIC, at), data.find(MAGIC, at + 8)
+        at, beyond = data.index(BEGIN, at), data.find(BEGIN, at + 8)
         size = (beyond if beyond > 0 else len(data)) - at
         if size < RECORD.size:          # who wrote it was killed before he had asked anything of the storage
             at += size
@@ -52,8 +52,10 @@ def recorded(path: str) -> list[Done]:
             assert result >= 0, "the storage failed"
             found.append(begun.pop(op)._replace(end=time))
             continue
-        if op in begun:                 # of a process that is gone; the next has the same addresses
-            found.append(begun.pop(op))
+        if kind == TAKEN_OVER:
+            found += [done._replace(end=time) for done in begun.values()]
+            begun.clear()
+            continue
         blocks = range(offset // BLOCK, (offset + length) // BLOCK) if kind in (WRITE, DISCARD) else range(0)
         content = {block: body[i * BLOCK:][:BLOCK] if kind == WRITE else bytes(BLOCK) for i, block in enumerate(blocks)}
         begun[op] = Done(kind, time, NEVER, content)
