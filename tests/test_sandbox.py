@@ -154,7 +154,10 @@ def test_every_system_call_that_is_not_on_the_list_is_refused(inside) -> None:
 ALLOWED = {
     "open what is in its place": "return os.open(place + '/held', os.O_RDWR)",
     "make an event channel of the simulated machine there": "os.mkfifo(place + '/evtchn')",
-    "use what it holds": "os.pwritev(held, [b'x'], 0, os.RWF_DSYNC); os.fdatasync(held); return os.preadv(held, [bytearray(9)], 0)",
+    "use what it holds": """
+        os.pwritev(held, [b'x'], 0, os.RWF_DSYNC)
+        os.fdatasync(held)
+        return os.preadv(held, [bytearray(9)], 0)""",
     "start a thread": "t = threading.Thread(target=time.sleep, args=(0,)); t.start(); t.join()",
     "map memory": "return mmap.mmap(-1, 1 << 22, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)",
     "map a file": "os.ftruncate(held, 4096); return mmap.mmap(held, 4096)",
