@@ -343,6 +343,19 @@ def test_a_worker_that_dies_while_it_drains_has_drained(b):
     b.until(lambda: b.node("state") == CLOSED)
 
 
+def test_a_worker_that_cannot_be_told_to_let_go_is_told_again(b, monkeypatch):
+    """Else it would keep ring and image of a disk that is gone."""
+    monkeypatch.setattr("xenvbd.connection.DISCONNECT_SECONDS", 0.02)
+    device = connected(b)
+    b.worker.fail["disconnect"] = Error(errno.ENOBUFS, "no buffer space available")
+    device.unplug(force=True)
+    b.until(lambda: b.worker.calls.count("disconnect") > 2)
+    assert not b.destroyed and not device.gone
+    del b.worker.fail["disconnect"]
+    b.until(lambda: b.destroyed)
+    assert not b.worker.planes
+
+
 def test_a_quarantined_ring_is_reported(b):
     device = connected(b)
     device.worker_event("quarantined", "queue 0")

@@ -26,6 +26,8 @@ from xenvbd.wire import close_all
 from xenvbd.workers import WorkerGone
 from xenvbd.xenbus import Plane, View
 
+DISCONNECT_SECONDS = 1.0            # until a worker is told again that could not be
+
 
 class Connection(abc.ABC):
     """serving: the engine that serves it; medium: the target, as long as the manager holds it; agreement: with the
@@ -245,10 +247,19 @@ class Connection(abc.ABC):
         if self._worker is None:
             self.take(xenbus.PlaneStopped())
         else:
+            self._ask_to_disconnect()
+
+    def _ask_to_disconnect(self) -> None:
+        if self._worker is not None and self.view.plane is Plane.STOPPING:
             abandon = self.view.forced or self.view.frontend is None
             self._worker.call("disconnect", self._disconnected, disk=self.key, abandon=abandon)
 
     def _disconnected(self, result: dict[str, Any] | OSError) -> None:
+        if isinstance(result, OSError) and result.errno not in (errno.ENOENT, errno.EPIPE):
+            # It lives and was not reached: it still has the ring and the image.
+            self._say(logging.WARNING, "its worker cannot be told to let go of it yet: %s", result)
+            self.host.loop.later(DISCONNECT_SECONDS, self._ask_to_disconnect)
+            return
         if isinstance(result, WorkerGone) and self._worker is not None:
             self._worker.kill()
         self._note_failed_flush()

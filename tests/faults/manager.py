@@ -12,7 +12,7 @@ import os
 import sys
 from dataclasses import replace
 
-from xenvbd import adoption, backend, config, control, device, loop, service, workers
+from xenvbd import adoption, backend, config, connection, control, device, loop, service, workers
 
 LIBC = ctypes.CDLL(None)
 SOON = 0.05                         # instead of a second, until something is tried again
@@ -56,6 +56,7 @@ class Orders:
 def main(directory):
     logging.basicConfig(format="%(relativeCreated)d %(name)s %(message)s", level=logging.INFO)
     adoption.RETRY_SECONDS = backend.AGAIN_SECONDS = device.RETRY_SECONDS = workers.RECONNECT_SECONDS = SOON
+    connection.DISCONNECT_SECONDS = SOON
     loop.ACCEPT_SECONDS, workers.PAUSE_SECONDS, control.IDLE_SECONDS = SOON, 0.0, 5.0
     settings = replace(config.Config(), hypervisor=f"sim:{directory}", runtime_dir=f"{directory}/run",
                        kinds=("qdisk",), allow=(directory,), spare_worker=False)
