@@ -71,7 +71,7 @@ def test_any_call_of_the_manager_may_fail_in_a_disk_s_life(reign, variant):
             reign.order(at=at, variant=variant)
             refused += bool(life.run(at, force=at % 2 == 0))
             failed = reign.order()["failed"]
-            life.end()
+            life.end(failed)
             reign.neighbour.use(at)
             settled(reign, failed)
         if not failed:
