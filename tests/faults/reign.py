@@ -185,8 +185,8 @@ class Life:
         return True
 
     def end(self, failed: str = "") -> None:
-        """Whatever has become of it: after a detach by force nothing of it is left, but for a file whose removal failed,
-        until the next disk of its name."""
+        """Whatever has become of it: after a detach by force nothing of it is left, but for a file that could not be
+        removed, until the next disk of its name."""
         host = self.host
         if host.shown() is not None:
             host.client.call("detach", disk="1:xvda", force=True)
