@@ -2,14 +2,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
-
-log = logging.getLogger("xenvbd.workers")
 
 
 class Process(NamedTuple):
@@ -37,16 +34,6 @@ def reap(pid: int) -> int | None:
     with contextlib.suppress(ChildProcessError):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return None
-
-
-def unlink(path: str) -> None:
-    """Whoever connects to a socket that stays is refused, as by one that is missing."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        log.warning("%s cannot be removed: %s", path, exc.strerror)
 
 
 def connect(path: str) -> socket.socket:

@@ -131,7 +131,7 @@ class Runtime:
     def remove_queues(self, key: str) -> None:
         """Forget journals and counters of a disk."""
         for path in self.path.glob(f"{key}.q*.*"):
-            _discard(path)
+            discard(path)
 
     def save(self, key: str, record: dict[str, Any]) -> None:
         """Keep what must be known of a disk; replaces what was kept, in one step."""
@@ -143,8 +143,8 @@ class Runtime:
     def forget(self, key: str) -> None:
         """Nothing of the disk remains here."""
         self.remove_queues(key)
-        _discard(self.path / f"{key}.json")
-        _discard(self.path / f"{key}.new")
+        discard(self.path / f"{key}.json")
+        discard(self.path / f"{key}.new")
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every disk's key and what was kept of it; nothing, if it cannot be read."""
@@ -156,8 +156,9 @@ class Runtime:
             yield path.stem, fields if isinstance(fields, dict) else {}
 
 
-def _discard(path: str | os.PathLike[str]) -> None:
-    """Remove a file that nobody needs; one that stays harms nobody, for whoever needs its name replaces it."""
+def discard(path: str | os.PathLike[str]) -> None:
+    """Remove a file that nobody needs; one that stays harms nobody: whoever needs its name replaces it, and whoever
+    connects to a socket is refused, as by one that is missing."""
     try:
         _unlink(path)
     except OSError as exc:

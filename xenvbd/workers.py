@@ -29,8 +29,8 @@ from xenvbd import __version__
 from xenvbd.errors import Error, from_json
 from xenvbd.loop import Loop, Timer
 from xenvbd.memory import Allowance
-from xenvbd.process import Process, connect, environment, is_zombie, reap, unlink
-from xenvbd.runtime import Runtime
+from xenvbd.process import Process, connect, environment, is_zombie, reap
+from xenvbd.runtime import Runtime, discard
 from xenvbd.trace import quote
 from xenvbd.wire import PROTOCOL, Message, Wire, close_all, peer
 
@@ -250,7 +250,7 @@ class Workers:
         try:
             sock = connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
-            unlink(path)
+            discard(path)
             return None
         except BlockingIOError:             # earlier managers have filled its backlog
             raise Error(errno.EAGAIN, f"the worker of domain {domid} takes no connections: kill it, and another takes "
@@ -279,7 +279,7 @@ class Workers:
                 # It has not begun yet, and must not take the next one's place when it does.
                 worker.leaving = True
                 worker.kill()
-            unlink(self.runtime.worker(domid))         # nobody is to find it any more
+            discard(self.runtime.worker(domid))         # nobody is to find it any more
             self._stop(worker)
 
     def replace(self, domid: int) -> Worker:
@@ -289,7 +289,7 @@ class Workers:
         if worker is None:
             raise Error(errno.ENOENT, f"domain {domid} has no worker: nothing of it is served")
         log.info("worker %d (process %d, xenvbd %s) is to hand over", domid, worker.pid, worker.version or "unknown")
-        unlink(self.runtime.worker(domid))             # whoever needs one from now on gets the next
+        discard(self.runtime.worker(domid))             # whoever needs one from now on gets the next
         self._leaving.add(worker)
         worker.leaving = True
         worker.kill(signal.SIGTERM)
@@ -327,7 +327,7 @@ class Workers:
             worker = Worker(self.loop, domid, process.child.pid, self.runtime.worker(domid), *process)
         except OSError:
             process.end()
-            unlink(self.runtime.worker(domid))     # it may have come so far
+            discard(self.runtime.worker(domid))     # it may have come so far
             raise
         log.info("worker %d (process %d) started", domid, worker.pid)
         return self._keep(worker)
@@ -381,7 +381,7 @@ class Workers:
             if not worker.leaving:
                 self._deaths.setdefault(worker.domid, deque(maxlen=MAX_DEATHS)).append(time.monotonic())
         if worker.domid not in self.by_domid:
-            unlink(self.runtime.worker(worker.domid))
+            discard(self.runtime.worker(worker.domid))
         self._leaving.discard(worker)
         self.on_exit(worker)
 
