@@ -84,6 +84,25 @@ def test_direct_writes_are_left_to_the_kernel(tmp_path: Path, make_image, opened
     assert disk.direct and not disk.inline_writes and not disk.inline_reads
 
 
+def polls() -> int:
+    """Polls that io_urings of this process have in the kernel."""
+    rings = [link.name for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and "io_uring" in os.readlink(link)]
+    return sum(Path(f"/proc/self/fdinfo/{name}").read_text().count("op=6,") for name in rings)
+
+
+def test_no_poll_is_in_the_kernel_when_the_buffer_is_forgotten(ring_disk: Disk) -> None:
+    """Linux 6.1 would keep the memory until its end, or wait for that."""
+    event = os.eventfd(0)
+    with Session(ring_disk) as session:
+        session.watch(event, 3)
+        assert session.sleep(0.001) == set() and polls() == 1
+        session.forget_buffer()
+        assert polls() == 0
+        os.eventfd_write(event, 1)
+        assert session.sleep(5) == {3}
+    os.close(event)
+
+
 def test_memory_outside_the_registered_buffer_is_used_all_the_same(ring_disk: Disk) -> None:
     with Session(ring_disk, register=False) as session:
         session.write(0, b"y" * 8192, segments=2)

@@ -110,3 +110,16 @@ def test_several_disks_of_one_guest_at_once(pv: Guest, xenvbd: Xenvbd) -> None:
     for name in names:
         compare(pv, xenvbd, name, images[name])
     assert len({disk["pid"] for disk in xenvbd.disks()}) == 1
+
+
+@pytest.mark.short
+def test_a_disk_that_was_busy_and_then_idle_is_served_on(pv: Guest, xenvbd: Xenvbd) -> None:
+    """The backend lets io_uring pin its buffers after a thousand requests, and gives them back after ten idle seconds."""
+    image, domid = xenvbd.image("web"), pv.domid
+    xenvbd.attach(pv, image, "xvdb")
+    for _ in range(2):
+        pv.run("dd if=/dev/xvdb of=/dev/null bs=4k count=1500 iflag=direct 2>/dev/null; sleep 15", 120)
+        pv.run("dd if=/dev/urandom of=/dev/xvdb bs=4k count=1 oflag=direct 2>/dev/null", 30)
+    compare(pv, xenvbd, "xvdb", image)
+    xenvbd.detach(pv, "xvdb")
+    xenvbd.nothing_left(domid, image)

@@ -54,7 +54,9 @@ cdef extern from "liburing.h" nogil:
     int io_uring_register_files(io_uring *ring, const int *files, unsigned count)
     int io_uring_register_files_update(io_uring *ring, unsigned at, const int *files, unsigned count)
     int io_uring_unregister_files(io_uring *ring)
-    int io_uring_register_buffers(io_uring *ring, const iovec *buffers, unsigned count)
+    int io_uring_register_buffers_sparse(io_uring *ring, unsigned count)
+    int io_uring_register_buffers_update_tag(io_uring *ring, unsigned at, const iovec *buffers, const uint64_t *tags,
+                                             unsigned count)
     int io_uring_unregister_buffers(io_uring *ring)
     int io_uring_register_iowq_max_workers(io_uring *ring, unsigned *bounded_unbounded)
     io_uring_probe *io_uring_get_probe_ring(io_uring *ring)

@@ -95,6 +95,13 @@ cdef class Session:
                 self.queue.detach()
             self.attached = False
 
+    def forget_buffer(self):
+        """Raises OSError."""
+        cdef int rc
+        with nogil:
+            rc = self.queue.register_buffer(NULL, 0)
+        _check(rc, "forget the buffer")
+
     # One operation at a time; each raises OSError.
 
     def read(self, uint64_t offset, size_t length, *, segments=1):

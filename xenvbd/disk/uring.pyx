@@ -95,6 +95,7 @@ cdef class UringQueue(DiskQueue):
     cdef bint attached
     cdef int file               # what SQEs name: 0, the registered one, or the descriptor
     cdef int file_flag
+    cdef bint table             # of registered memory: there is one
     cdef char *buffer           # registered memory, or NULL
     cdef size_t buffer_size
     cdef bint vectors_fixed     # READV_FIXED and WRITEV_FIXED work
@@ -146,41 +147,50 @@ cdef class UringQueue(DiskQueue):
     cdef void detach(self) noexcept nogil:
         if not self.attached:
             return
-        self.disarm()
+        self.watching = 0       # the ring's end shall leave no reference to a watched descriptor behind
+        self.take_polls_back()
         # By hand, for the ring itself goes in the background, and would keep the image's lock meanwhile.
-        if self.buffer != NULL:
+        if self.table:
             io_uring_unregister_buffers(&self.ring)
-            self.buffer, self.buffer_size = NULL, 0
+            self.table, self.buffer, self.buffer_size = False, NULL, 0
         if self.file_flag:
             io_uring_unregister_files(&self.ring)
         io_uring_queue_exit(&self.ring)
         self.attached = False
         add32(&self.disk.attached, -1)
 
-    cdef int register_buffer(self, void *address, size_t length) noexcept nogil:
+    cdef int update(self, uint32_t number, void *address, size_t length) noexcept nogil:
+        """Put memory into the table of what is registered, or NULL and 0, which take out what is there.
+
+        Linux 6.1 lets go of it only when each request has ended that named anything registered and was begun before:
+        also a poll of a registered file, which may never end.  (To unregister buffers there waits for that.)"""
         cdef iovec memory
-        cdef io_uring_probe *probe
         cdef int rc
         if address == NULL:
-            return self.forget_buffer()
+            self.take_polls_back()
+        if not self.table:
+            rc = io_uring_register_buffers_sparse(&self.ring, 1)
+            if rc < 0:
+                return rc
+            self.table = True
+            self.look_for_vectors()
         memory.iov_base, memory.iov_len = address, length
-        rc = io_uring_register_buffers(&self.ring, &memory, 1)
-        if rc < 0:
-            return rc
-        self.buffer, self.buffer_size = <char *>address, length
-        probe = io_uring_get_probe_ring(&self.ring)
+        rc = io_uring_register_buffers_update_tag(&self.ring, number, &memory, NULL, 1)
+        return min(rc, 0)
+
+    cdef void look_for_vectors(self) noexcept nogil:
+        cdef io_uring_probe *probe = io_uring_get_probe_ring(&self.ring)
         if probe != NULL:
             self.vectors_fixed = (io_uring_opcode_supported(probe, OP_READV_FIXED)
                                   and io_uring_opcode_supported(probe, OP_WRITEV_FIXED))
             io_uring_free_probe(probe)
-        return 0
 
-    cdef int forget_buffer(self) noexcept nogil:
+    cdef int register_buffer(self, void *address, size_t length) noexcept nogil:
         cdef int rc = 0
-        if self.buffer != NULL:
-            rc = io_uring_unregister_buffers(&self.ring)
-            if rc >= 0:
-                self.buffer, self.buffer_size = NULL, 0
+        if address != NULL or self.buffer != NULL:
+            rc = self.update(0, address, length)
+        if rc == 0:
+            self.buffer, self.buffer_size = <char *>address, length
         return rc
 
     # Operations.
@@ -397,12 +407,11 @@ cdef class UringQueue(DiskQueue):
             missing >>= 1
             tag += 1
 
-    cdef void disarm(self) noexcept nogil:
-        """Take the polls back, so that the ring's end leaves no reference to a watched descriptor behind."""
+    cdef void take_polls_back(self) noexcept nogil:
+        """The next sleep() arms them again."""
         cdef io_uring_sqe *sqe
         cdef uint32_t last = self.armed
         cdef int tag
-        self.watching = 0
         for tag in range(TAGS):
             if last >> tag & 1:
                 sqe = io_uring_get_sqe(&self.ring)
