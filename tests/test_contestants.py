@@ -38,3 +38,11 @@ def test_the_image_is_found_from_any_tree(contestants, tmp_path: Path, monkeypat
     case = contestants.Case("randread", 4096, 32)
     command = contestants.Xenvbd(top=tmp_path).command(case, Path("disk.img"), 0.1)
     assert str(tmp_path / "disk.img") in command and sys.executable in command
+
+
+def test_several_rings_on_all_processors_are_held_against_one_ring_on_one(contestants, tmp_path: Path) -> None:
+    several, one = contestants.Case("randread", 4096, 32, queues=2), contestants.Case("randread", 4096, 32)
+    ring = contestants.OneRing(top=tmp_path)
+    assert ring.able(several) and not ring.able(one)
+    command = ring.command(several, Path("disk.img"), 0.1)
+    assert command[:3] == ["taskset", "--cpu-list", "1"] and command[command.index("--queues") + 1] == "1"

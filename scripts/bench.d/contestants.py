@@ -135,6 +135,20 @@ class Xenvbd(Contestant):
                       each["submits"], found["p50-us"], found["p99-us"], found["p99.9-us"])
 
 
+class OneRing(Xenvbd):
+    """Of a case of several rings, one: the guest and the backend have one processor, where several have as many."""
+
+    def __init__(self, *, persistent: bool = False, top: Path = TOP) -> None:
+        super().__init__(persistent=persistent, top=top)
+        self.name += ", one ring on one processor"
+
+    def able(self, case: Case) -> bool:
+        return case.queues > 1 and super().able(case)
+
+    def command(self, case: Case, image: Path, seconds: float) -> list[str]:
+        return ["taskset", "--cpu-list", "1", *super().command(replace(case, queues=1), image, seconds)]
+
+
 class Vhost(Contestant):
     """qemu-storage-daemon's vhost-user-blk, the one other server that shares memory, under the client beside this."""
 
