@@ -1,13 +1,17 @@
 """Persistent grants: the guest's pages stay mapped, no data is copied, and what is mapped is bounded and goes again."""
 import os
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.support.guest import BARRIER, ERROR, FLUSH, OKAY, PAGE, READ, WRITE, Guest, until
+from xenvbd import disk as disks
 from xenvbd.disk.faults import FaultDisk
 from xenvbd.disk.memory import MemoryDisk
+from xenvbd.disk.opener import unavailable
 from xenvbd.stats import Snapshot
+from xenvbd.target import parse
 
 
 @pytest.fixture
@@ -28,6 +32,21 @@ def counters(guest: Guest) -> dict[str, int]:
 def mapped(guest: Guest) -> list[int]:
     """Data pages that are mapped now."""
     return sorted(gref for _, gref in guest.machine.mappings(guest.domid) if gref not in guest.ring_pages.refs)
+
+
+def pinned() -> int:
+    """Pages of this process that io_uring keeps hold of."""
+    return int(Path("/proc/self/status").read_text().split("VmPin:")[1].split()[0]) * 1024 // PAGE
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A file of 4 MiB, through the page cache and io_uring."""
+    if unavailable():
+        pytest.skip("io_uring is not available on this host")
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(4 << 20))
+    return disks.open(parse(str(path)), engine="uring", direct=False)
 
 
 def test_data_goes_to_and_from_the_guests_own_pages_without_a_copy(kept) -> None:
@@ -236,3 +255,37 @@ def test_without_an_agreement_nothing_but_the_ring_is_mapped_at_any_response(ser
     for _ in range(20):
         assert guest.write(0, os.urandom(PAGE)) == OKAY
         assert mapped(guest) == []
+
+
+def test_io_uring_keeps_hold_of_a_page_as_long_as_it_is_mapped(kept, image) -> None:
+    if image.inline_reads:
+        pytest.skip("reads of this file system need no registered memory")
+    guest, before = kept(image, persistent_seconds=0.1), pinned()
+    assert guest.do(guest.request(READ, 0, guest.pages(3).segments())) == [OKAY]
+    assert pinned() == before + 3
+    until(lambda: mapped(guest) == [] and pinned() == before)
+
+
+def test_registered_pages_hold_what_they_should_alone_in_part_and_with_others(kept, image) -> None:
+    guest, data = kept(image), os.urandom(11 * PAGE)
+    pages = guest.pages(11)
+    for _ in range(3):
+        pages.bytes[:] = data
+        assert guest.do(guest.request(WRITE, 8, pages.segments())) == [OKAY]
+        pages.bytes[:] = bytes(11 * PAGE)
+        requests = [guest.request(READ, 8 * (1 + i), ((gref, 0, 7),)) for i, gref in enumerate(pages.refs)]
+        assert guest.do(*requests) == [OKAY] * 11 and bytes(pages.bytes) == data
+        pages.bytes[:PAGE] = bytes(PAGE)
+        assert guest.do(guest.request(READ, 8, ((pages.refs[0], 3, 4),))) == [OKAY]
+        assert bytes(pages.bytes[:PAGE]) == bytes(1536) + data[:1024] + bytes(1536)
+
+
+def test_more_pages_than_the_engine_registers_are_served_all_the_same(kept, image) -> None:
+    guest = kept(image, max_persistent_grants=4096)
+    pages, page = guest.pages(2060), guest.pages(1)
+    for i in range(0, 2060, 10):
+        chosen = [guest.request(READ, 8 * (n % 1024), ((pages.refs[n], 0, 7),)) for n in range(i, i + 10)]
+        assert guest.do(*chosen) == [OKAY] * 10
+    for n in (0, 2046, 2047, 2059):
+        assert guest.do(guest.request(READ, 8 * (n % 1024), ((page.refs[0], 0, 7),))) == [OKAY]
+        assert bytes(page.bytes) == bytes(pages.bytes[n * PAGE:(n + 1) * PAGE])

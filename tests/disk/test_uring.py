@@ -86,21 +86,60 @@ def test_direct_writes_are_left_to_the_kernel(tmp_path: Path, make_image, opened
 
 def polls() -> int:
     """Polls that io_urings of this process have in the kernel."""
-    rings = [link.name for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and "io_uring" in os.readlink(link)]
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    rings = [link.name for link in links if "io_uring" in os.readlink(link)]
     return sum(Path(f"/proc/self/fdinfo/{name}").read_text().count("op=6,") for name in rings)
 
 
-def test_no_poll_is_in_the_kernel_when_the_buffer_is_forgotten(ring_disk: Disk) -> None:
-    """Linux 6.1 would keep the memory until its end, or wait for that."""
+@pytest.mark.parametrize("forget", [lambda session: session.forget_buffer(), lambda session: session.forget_page(1)],
+                         ids=["buffer", "page"])
+def test_no_poll_is_in_the_kernel_when_memory_is_forgotten(ring_disk: Disk, forget) -> None:
+    """Linux 6.1 would wait for its end, or keep the memory until then."""
     event = os.eventfd(0)
     with Session(ring_disk) as session:
+        session.register_page(1, slot=0)
         session.watch(event, 3)
         assert session.sleep(0.001) == set() and polls() == 1
-        session.forget_buffer()
+        forget(session)
         assert polls() == 0
         os.eventfd_write(event, 1)
         assert session.sleep(5) == {3}
     os.close(event)
+
+
+def test_a_registered_page_goes_by_its_number_until_it_is_forgotten(ring_disk: Disk) -> None:
+    with Session(ring_disk, depth=1, slot_bytes=4096, register=False) as session:
+        session.write(4096, b"y" * 4096)
+        session.register_page(3, slot=0)
+        assert session.read(4096, 4096, page=3) == b"y" * 4096
+        assert session.read(4096 + 512, 1024, page=3) == b"y" * 1024
+        session.forget_page(3)
+        with pytest.raises(OSError, match="Bad address"):       # the page's number was used, not its address
+            session.read(4096, 4096, page=3)
+        assert session.read(4096, 4096) == b"y" * 4096
+
+
+def test_a_page_and_the_buffer_can_be_registered_beside_each_other(ring_disk: Disk) -> None:
+    with Session(ring_disk, depth=1, slot_bytes=4096) as session:
+        session.register_page(2047, slot=0)
+        session.write(0, b"z" * 4096)
+        assert session.read(0, 4096, page=2047) == session.read(0, 4096) == b"z" * 4096
+
+
+@pytest.mark.parametrize("number", [0, 2048])
+def test_there_is_room_for_so_many_pages(ring_disk: Disk, number: int) -> None:
+    with Session(ring_disk) as session, pytest.raises(OSError, match="Invalid argument"):
+        session.register_page(number, slot=0)
+
+
+def test_no_page_is_registered_of_a_disk_whose_copies_are_made_in_place(place: Path, make_image, opened) -> None:
+    disk = opened(make_image(place / "image"), engine="uring", direct=False)
+    with Session(disk) as session:
+        if disk.inline_reads and disk.inline_writes:
+            with pytest.raises(OSError, match="not supported"):
+                session.register_page(1, slot=0)
+        else:
+            session.register_page(1, slot=0)
 
 
 def test_memory_outside_the_registered_buffer_is_used_all_the_same(ring_disk: Disk) -> None:

@@ -37,6 +37,7 @@ cdef inline void submit_data(Queue q, work *w, uint8_t opcode) noexcept nogil:
     if w.nr_vectors:
         submit_vectors(q, w, opcode, <uint16_t>w.nr_vectors)
         return
+    w.op.buffer = 0
     w.vectors.iov_base = arena_address(q.buffers, w.buffer)
     w.vectors.iov_len = <uint64_t>w.plan.sectors * XENVBD_SECTOR_SIZE
     submit_vectors(q, w, opcode, 1)

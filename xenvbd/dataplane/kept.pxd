@@ -6,7 +6,7 @@ no room, is copied as without persistent grants: the answer is the copy's.
 from libc.stdint cimport uint32_t, uint64_t
 
 from xenvbd.dataplane.work cimport kept_page, work
-from xenvbd.disk.disk cimport iovec
+from xenvbd.disk.disk cimport DiskQueue, iovec
 from xenvbd.hv.grant cimport GrantTable
 from xenvbd.ring cimport XENVBD_SECTOR_SIZE, blkif_request_segment
 
@@ -19,6 +19,8 @@ cdef struct kept_table:
 cdef class Kept:
     """The pages of one ring; of no use, and empty, with a cap of 0."""
     cdef GrantTable grants
+    cdef DiskQueue disk
+    cdef bint refused           # the engine registers no pages
     cdef kept_page *pages
     cdef kept_table table       # the pages by their grant references
     cdef readonly uint32_t cap
@@ -83,6 +85,7 @@ cdef inline bint kept_take(Kept k, const kept_table *table, work *w) noexcept no
     page.users += 1
     page.recent = 1
     w.kept[0] = page
+    w.op.buffer = page.buffer
     w.vectors.iov_base = page.address + segment.first_sect * XENVBD_SECTOR_SIZE
     w.vectors.iov_len = w.plan.sectors * XENVBD_SECTOR_SIZE
     w.nr_vectors = 1

@@ -3,8 +3,10 @@
 Room is made as blkback makes it, a few pages now and then: a guest that names a new page in each request costs it a
 copy, and no mapping.  The order is that of a clock's hand, near enough to the least recently used.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+
+from xenvbd.disk.disk cimport DISK_PAGES
 
 cdef enum:
     SQUEEZE_NS = 100000000          # between two times that room is made
@@ -13,10 +15,10 @@ cdef enum:
 
 cdef class Kept:
 
-    def __cinit__(self, GrantTable grants not None, uint32_t domid, uint32_t cap, double seconds):
-        """cap: pages, at most 2^20; 0: none, ever.  What is not used in half the seconds goes after the next half."""
+    def __cinit__(self, GrantTable grants not None, DiskQueue disk not None, uint32_t domid, uint32_t cap, double seconds):
+        """disk: what works on them.  cap: pages, at most 2^20; 0: none, ever.  What is not used in half the seconds goes after the next half."""
         cdef uint32_t i, bits = max(1, (2 * cap - 1).bit_length() if cap else 1)
-        self.grants, self.domid, self.cap = grants, domid, cap
+        self.grants, self.disk, self.domid, self.cap = grants, disk, domid, cap
         self.table.shift, self.table.mask = 32 - bits, (1 << bits) - 1
         self.pages = <kept_page *>calloc(max(1, cap), sizeof(kept_page))
         self.table.slots = <kept_page **>calloc(<size_t>self.table.mask + 1, sizeof(kept_page *))
@@ -63,7 +65,12 @@ cdef void unlist_page(kept_table *table, kept_page *page) noexcept nogil:
 
 
 cdef bint drop(Kept k, kept_page *page) noexcept nogil:
-    """Unmap a page that nobody uses.  0: that failed, and it stays."""
+    """Unmap a page that nobody uses.  0: that failed, and it stays.
+
+    It is taken from the engine first: what is pinned is not given back, whatever unmapping says (gntdev puts it off)."""
+    if page.buffer and k.disk.register_page(page.buffer, NULL) < 0:
+        return False
+    page.buffer = 0
     if k.grants.c_unmap(page.address, 1) < 0:
         return False
     unlist_page(&k.table, page)
@@ -89,6 +96,15 @@ cdef void make_room(Kept k) noexcept nogil:
                 wanted -= drop(k, page)
 
 
+cdef void register_page(Kept k, kept_page *page) noexcept nogil:
+    """Let the engine pin a page that was mapped, so that it need not look it up each time."""
+    cdef uint32_t number = <uint32_t>(page - k.pages) + 1
+    if k.refused or number > DISK_PAGES:
+        return
+    k.refused = k.disk.register_page(number, page.address) < 0
+    page.buffer = 0 if k.refused else <uint16_t>number
+
+
 cdef kept_page *kept_add(Kept k, uint32_t gref) noexcept nogil:
     cdef kept_page *page
     cdef void *address = NULL
@@ -102,6 +118,7 @@ cdef kept_page *kept_add(Kept k, uint32_t gref) noexcept nogil:
     page = k.free
     k.free = page.next_free
     page.address, page.gref, page.users, page.recent = <char *>address, gref, 0, 1
+    register_page(k, page)
     list_page(&k.table, page)
     k.count += 1
     return page
@@ -138,6 +155,8 @@ cdef bint kept_take_all(Kept k, work *w) noexcept nogil:
         kept += 1
         segment += 1
     w.nr_vectors = <uint32_t>(vector - w.vectors)
+    # Several pages, also those that happen to adjoin, are several registrations.
+    w.op.buffer = page.buffer if w.plan.nr_segments == 1 else 0
     return True
 
 

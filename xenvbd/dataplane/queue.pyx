@@ -167,7 +167,7 @@ cdef class Queue:
         cdef uint32_t entries = self.ring.nr_ents, i
         cdef size_t room = max(BLKIF_MAX_SEGMENTS_PER_REQUEST, settings.max_indirect)
         cdef bint wanted = agreement.persistent and disk.alignment == 1
-        self.kept = Kept(self.grants, agreement.domid, settings.max_persistent_grants if wanted else 0,
+        self.kept = Kept(self.grants, self.disk, agreement.domid, settings.max_persistent_grants if wanted else 0,
                          settings.persistent_seconds)
         if self.kept.cap == 0:
             return

@@ -1,5 +1,5 @@
 """A request on its way: one for each journal slot, linked into one list at a time."""
-from libc.stdint cimport int16_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from xenvbd.disk.disk cimport disk_op, iovec
 from xenvbd.journal cimport xenvbd_journal_slot
@@ -26,6 +26,7 @@ cdef struct kept_page:
     uint32_t gref
     uint32_t users          # segments of requests in flight
     uint32_t recent         # used since the hand or the sweep came by
+    uint16_t buffer         # the engine's number of it, or 0: it has not registered it
     kept_page *next_free
 
 cdef struct work:

@@ -12,6 +12,9 @@ cdef enum disk_opcode:
     DISK_FLUSH = 2
     DISK_DISCARD = 3
 
+cdef enum:
+    DISK_PAGES = 2047       # that an engine can have registered beside the buffer
+
 cdef enum disk_flags:
     DISK_FUA = 1        # a write that is on stable storage when it completes
 
@@ -26,10 +29,11 @@ cdef struct disk_op:
     iovec *iov              # not changed by the engine
     void *owner             # the caller's
     disk_op *next           # in a chain of them, which NULL ends
+    uint16_t buffer         # of one iovec: the registered page that it lies in, or 0
     # the engine's own, until reap()
-    uint64_t done
+    uint16_t state
     uint32_t tries
-    uint32_t state
+    uint64_t done
 
 
 cdef class DiskQueue:
@@ -37,6 +41,7 @@ cdef class DiskQueue:
     cdef int attach(self) noexcept nogil
     cdef void detach(self) noexcept nogil
     cdef int register_buffer(self, void *address, size_t length) noexcept nogil
+    cdef int register_page(self, uint32_t number, void *address) noexcept nogil
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil
     cdef void submit(self, disk_op *chain) noexcept nogil
     cdef int enter(self) noexcept nogil

@@ -1,4 +1,5 @@
 """The base of every engine and filter: what an operation is, and what each method promises."""
+from libc.errno cimport EOPNOTSUPP
 
 
 cdef class DiskQueue:
@@ -12,9 +13,14 @@ cdef class DiskQueue:
         pass
 
     cdef int register_buffer(self, void *address, size_t length) noexcept nogil:
-        """All iovecs from now on lie in this memory, which stays valid until detach().  0 or a negative
-        errno; a failure only costs speed.  NULL, with nothing in flight: forget it, so that its pages may go."""
+        """Iovecs from now on lie in this memory, or in registered pages; it stays valid until detach().  0 or a
+        negative errno; a failure only costs speed.  NULL, with nothing in flight: forget it, so that its pages may go."""
         return 0
+
+    cdef int register_page(self, uint32_t number, void *address) noexcept nogil:
+        """Operations may name this page of memory by its number (1 to DISK_PAGES) in op.buffer, until NULL forgets it,
+        with none of them in flight.  0 or a negative errno: it is as it was before, which only costs speed."""
+        return -EOPNOTSUPP if address != NULL else 0
 
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil:
         """Let sleep() also return when fd is readable; it then sets bit tag (0..31) of *ready.  Level

@@ -221,6 +221,9 @@ cdef class FaultQueue(DiskQueue):
     cdef int register_buffer(self, void *address, size_t length) noexcept nogil:
         return self.lower.register_buffer(address, length)
 
+    cdef int register_page(self, uint32_t number, void *address) noexcept nogil:
+        return self.lower.register_page(number, address)
+
     cdef int watch(self, int fd, uint32_t tag) noexcept nogil:
         return -EINVAL if tag == WAKEUP_TAG else self.lower.watch(fd, tag)
 

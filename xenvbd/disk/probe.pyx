@@ -6,7 +6,7 @@ import os
 import time
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -102,11 +102,25 @@ cdef class Session:
             rc = self.queue.register_buffer(NULL, 0)
         _check(rc, "forget the buffer")
 
+    def register_page(self, uint32_t number, int slot):
+        """Give the first page of a slot's memory a number.  Raises OSError."""
+        cdef int rc
+        with nogil:
+            rc = self.queue.register_page(number, self.memory + slot * self.slot_bytes)
+        _check(rc, "register a page")
+
+    def forget_page(self, uint32_t number):
+        """Raises OSError."""
+        cdef int rc
+        with nogil:
+            rc = self.queue.register_page(number, NULL)
+        _check(rc, "forget a page")
+
     # One operation at a time; each raises OSError.
 
-    def read(self, uint64_t offset, size_t length, *, segments=1):
-        """The bytes of a range."""
-        return self.wait(self.submit("read", offset, length, segments=segments))
+    def read(self, uint64_t offset, size_t length, *, segments=1, int page=0):
+        """The bytes of a range.  page: see submit()."""
+        return self.wait(self.submit("read", offset, length, segments=segments, page=page))
 
     def write(self, uint64_t offset, data, *, segments=1, bint fua=False):
         """Write data at offset; fua: it is on stable storage afterwards."""
@@ -122,9 +136,10 @@ cdef class Session:
 
     # Many in flight.
 
-    def submit(self, str op, uint64_t offset=0, what=0, *, segments=1, bint fua=False, size_t skew=0):
+    def submit(self, str op, uint64_t offset=0, what=0, *, segments=1, bint fua=False, size_t skew=0, int page=0):
         """Submit; the slot's number.  what: data to write, or a length.  segments: an even split into so many
-        iovecs, or their lengths.  skew: bytes that the memory starts past a page.  See reap()."""
+        iovecs, or their lengths.  skew: bytes that the memory starts past a page.  page: the
+        number of a registered one that the memory lies in.  See reap()."""
         cdef int slot = self.free_slots.pop()
         cdef disk_op *item = &self.ops[slot]
         cdef char *memory = self.memory + slot * self.slot_bytes + skew
@@ -132,7 +147,7 @@ cdef class Session:
         memset(item, 0, sizeof(disk_op))
         item.opcode, item.offset, item.flags = OPCODES[op], offset, DISK_FUA if fua else 0
         item.length = len(what) if op == "write" else what
-        item.owner = <void *><size_t>slot
+        item.owner, item.buffer = <void *><size_t>slot, <uint16_t>page
         item.iov = &self.vectors[slot * MOST_SEGMENTS]
         if op in ("read", "write"):
             assert skew + item.length <= self.slot_bytes

@@ -5,13 +5,13 @@ A watched descriptor is a one-shot poll that the next sleep() arms again, in the
 it level triggered, which a multishot poll is not, and no event is posted while nobody sleeps.
 """
 cimport cython
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOSYS, ETIME
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOSYS, EOPNOTSUPP, ETIME
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from xenvbd.disk.atomics cimport add32
-from xenvbd.disk.disk cimport (DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_READ, DISK_WRITE, DiskQueue, disk_op,
-                               iovec)
+from xenvbd.disk.disk cimport (DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_PAGES, DISK_READ, DISK_WRITE, DiskQueue,
+                               disk_op, iovec)
 from xenvbd.disk.filedisk cimport FileDisk
 from xenvbd.disk.liburing cimport *
 from xenvbd.disk.nowait cimport inline_reads, inline_writes
@@ -30,6 +30,7 @@ cdef extern from "fcntl.h" nogil:
 
 cdef enum:
     TAGS = 32
+    PAGE = 4096
     OP_READV_FIXED = 60     # Linux 6.15; liburing 2.3 has no names for them
     OP_WRITEV_FIXED = 61
     POLL = 1                # user_data: a poll, its tag above; an operation's address has a 0 here
@@ -169,7 +170,7 @@ cdef class UringQueue(DiskQueue):
         if address == NULL:
             self.take_polls_back()
         if not self.table:
-            rc = io_uring_register_buffers_sparse(&self.ring, 1)
+            rc = io_uring_register_buffers_sparse(&self.ring, DISK_PAGES + 1)
             if rc < 0:
                 return rc
             self.table = True
@@ -192,6 +193,16 @@ cdef class UringQueue(DiskQueue):
         if rc == 0:
             self.buffer, self.buffer_size = <char *>address, length
         return rc
+
+    cdef int register_page(self, uint32_t number, void *address) noexcept nogil:
+        if number == 0 or number > DISK_PAGES:
+            return -EINVAL
+        if address == NULL:
+            return self.update(number, NULL, 0) if self.table else 0
+        # What is done in place needs no registered memory.
+        if self.disk.inline_reads and (self.disk.inline_writes or self.disk.read_only):
+            return -EOPNOTSUPP
+        return self.update(number, address, PAGE)
 
     # Operations.
 
@@ -252,12 +263,13 @@ cdef class UringQueue(DiskQueue):
         A single one goes by value, so it may be on the caller's stack."""
         cdef io_uring_sqe *sqe = io_uring_get_sqe(&self.ring)
         cdef bint writing = op.opcode == DISK_WRITE
-        cdef bint fixed = self.is_registered(iov, nr_iov)
+        cdef bint fixed = op.buffer != 0 or self.is_registered(iov, nr_iov)
         cdef int opcode
         if nr_iov == 1:
             opcode = (IORING_OP_WRITE_FIXED if fixed else IORING_OP_WRITE) if writing else (
                 IORING_OP_READ_FIXED if fixed else IORING_OP_READ)
             io_uring_prep_rw(opcode, sqe, self.file, iov.iov_base, <unsigned>length, offset)
+            sqe.buf_index = op.buffer
         else:
             fixed = fixed and self.vectors_fixed
             opcode = (OP_WRITEV_FIXED if fixed else IORING_OP_WRITEV) if writing else (
