@@ -1,33 +1,42 @@
 """The system calls of a locked down worker, and the arguments that some of them may have."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+
+from xenvbd.sandbox import seccomp
 
 Rule = tuple[str, tuple[tuple[int, int, int], ...]]
 
 PLAIN = (
     # files: what came as a descriptor, and what Landlock lets it open (on Xen the grant device)
-    "openat", "close", "read", "write", "pread64", "preadv", "preadv2", "pwritev2", "fcntl",
-    "newfstatat", "fstat", "statx", "fstatfs", "ftruncate", "fallocate", "fdatasync",
+    "openat", "close", "read", "write", "preadv2", "pwritev2", "fcntl", "fdatasync", "fallocate", "ftruncate",
+    "fstat", "newfstatat",                  # fstat(), until glibc 2.38 and since
+    "statx", "fstatfs",
     # memory
-    "munmap", "mremap", "madvise", "brk",
+    "munmap", "madvise", "brk",
     # threads
-    "futex", "set_robust_list", "rseq", "sched_getaffinity", "gettid", "getpid", "exit", "exit_group",
-    "rt_sigprocmask", "rt_sigaction", "rt_sigreturn", "restart_syscall", "clock_nanosleep",
+    "futex", "set_robust_list", "rseq", "exit", "exit_group", "rt_sigprocmask", "rt_sigreturn", "restart_syscall",
+    "clock_nanosleep",
     # the clock: the vDSO asks the kernel where the clock source cannot be read from user space, as in a dom0
     "clock_gettime",
     # waiting
-    "epoll_wait", "epoll_pwait", "epoll_ctl", "ppoll", "eventfd2",
-    # the manager's connection
-    "accept4", "recvmsg", "sendmsg", "getsockname",
+    "epoll_ctl", "ppoll", "eventfd2",
+    # the manager's connection; what is sent without a descriptor is written
+    "accept4", "recvmsg",
     "io_uring_setup", "io_uring_enter", "io_uring_register")
 
+# The one of these that there is: aarch64 and newer architectures have the second.
+WAITS = ("epoll_wait", "epoll_pwait")
+
 # Those that only a machine of files needs: FIFOs are its event channels.
-MAKING = ("mknodat", "unlinkat")
+MAKING = ("mknodat", "unlinkat", "pread64", "getpid")
 
 # Seen from here the kernel is older: glibc does without, or with something that can be looked into.
 ABSENT = ("clone3",)
+
+# What is asked for and not needed fails as all else does: mremap() of what malloc() then copies; sched_getaffinity() for the
+# number of its arenas; gettid() for what Python shows of a thread; getpid(), tgkill() and rt_sigaction() of abort(), which
+# then ends the process with a fault; getsockname() of accept(), which knows.
 
 PROT_EXEC = 4
 MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x02, 0x0F, 0x20, 0x100
@@ -43,14 +52,14 @@ REQUEST, KIND_AND_NUMBER = 0xFFFFFFFF, 0xFFFF
 
 def rules(making: bool) -> Iterator[Rule]:
     """Everything that is allowed; making: also files in a directory."""
-    for name in PLAIN + (MAKING if making else ()):
+    waits = next(name for name in WAITS if seccomp.number(name) is not None)
+    for name in (*PLAIN, waits, *(MAKING if making else ())):
         yield name, ()
     yield "mprotect", ((2, PROT_EXEC, 0),)      # no code is made
     # Of files, and private: RLIMIT_DATA counts neither what is shared and of no file, nor what grows downwards.
     yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_ANONYMOUS, 0))
     yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_TYPE | MAP_GROWSDOWN, MAP_PRIVATE))
     yield "clone", ((0, CLONE_THREAD | CLONE_NAMESPACES, CLONE_THREAD),)
-    yield "tgkill", ((0, REQUEST, os.getpid()),)        # abort()
     for request in FIONBIO, TCGETS, BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64:
         yield "ioctl", ((1, REQUEST, request),)
     for kind, numbers in XEN.items():           # whatever the size of their structure
