@@ -28,6 +28,16 @@ def test_a_readable_descriptor_calls_back_until_it_is_forgotten(loop):
     os.close(fd)
 
 
+def test_a_timer_may_be_so_far_away_that_no_kernel_takes_the_time(loop):
+    """Taking a disk over waits for its image "for ever": alone in the loop, that ended the manager."""
+    never = loop.later(1e9, lambda: pytest.fail("already?"))
+    fd = os.eventfd(1, os.EFD_NONBLOCK)
+    loop.read(fd, never.cancel)
+    loop.run_once()
+    assert never.callback is None
+    os.close(fd)
+
+
 def test_reading_and_writing_are_asked_for_separately(loop):
     left, right = socket.socketpair()
     calls = []

@@ -21,6 +21,7 @@ from collections.abc import Callable
 Callback = Callable[[], object]
 log = logging.getLogger(__name__)
 
+LONGEST_WAIT = 86400.0          # seconds in one call: epoll_wait() has a limit
 ACCEPT_SECONDS = 1.0            # until a listener is looked at again, when there was no descriptor for a connection
 
 
@@ -146,7 +147,7 @@ class Loop:
             heapq.heappop(self._timers)
         if not self._timers:
             return timeout
-        wait = max(0.0, self._timers[0][0] - time.monotonic())
+        wait = min(max(0.0, self._timers[0][0] - time.monotonic()), LONGEST_WAIT)
         return wait if timeout is None else min(wait, timeout)
 
     def _run_timers(self) -> None:
