@@ -128,9 +128,12 @@ class Wire:
         self._sock.close()
 
     def _sent(self, data: bytes, fds: list[int]) -> bool:
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            self._sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+            if fds:
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+                self._sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+            else:
+                os.write(self._sock.fileno(), data)     # a worker may not sendmsg()
         except BlockingIOError:
             return False
         except OSError:

@@ -76,6 +76,7 @@ class Worker:
         self._wire: Wire | None = None
         self._idle: Timer | None = None
         self._leaving = False
+        self._pid = os.getpid()                         # now: later it cannot be asked for
         self._patience = idle_seconds
         self._verbs: dict[str, Callable[[Message, Finish], None]] = {
             "connect": self._connect, "disconnect": self._disconnect, "resume": self._resume,
@@ -207,7 +208,7 @@ class Worker:
         finish({"disks": {key: plane.plane.state for key, plane in self.planes.items()}, "version": __version__})
 
     def _ping(self, message: Message, finish: Finish) -> None:
-        finish({"pid": os.getpid(), "domid": self.domid, "version": __version__})
+        finish({"pid": self._pid, "domid": self.domid, "version": __version__})
 
     def _stop(self, message: Message, finish: Finish) -> None:
         """End, if there is nothing left to serve."""
@@ -337,6 +338,7 @@ def main(arguments: list[str]) -> int:
     """Serve until told to stop; the exit status."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.logProcesses = False                        # nor be asked for with each line
     loop = Loop()
     hypervisor = hv.open(options["--hypervisor"], int(options["--backend-domid"]))
     manager = socket.socket(fileno=int(options["--fd"])) if "--fd" in options else None

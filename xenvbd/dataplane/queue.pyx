@@ -41,6 +41,8 @@ cdef extern from * nogil:
 DISCARDS_A_DISK = 2
 KEPT_WRITES = {"report": 0, "enospc": KEEP_NO_SPACE, "stop": KEEP_NO_SPACE | KEEP_WRITES}
 KEPT_READS = {"report": 0, "stop": KEEP_READS}
+# With one nothing can come while it is used up by looking.  Asked now, for a worker's sandbox does not let it ask.
+PROCESSORS = len(os.sched_getaffinity(0))
 BIND_SECONDS = 5.0                  # the kernel may give back the port of a killed process a little late
 
 
@@ -64,8 +66,7 @@ cdef class Queue:
         over.  Raises OSError and its subclasses; close() undoes what was done until then."""
         self.number, self.device, self.domid = number, device, agreement.domid
         self.events.fd = events_fd
-        # With one processor nothing can come while it is used up by looking.
-        self.poll_ns = settings.poll_ns if len(os.sched_getaffinity(0)) > 1 else 0
+        self.poll_ns = settings.poll_ns if PROCESSORS > 1 else 0
         self.poll_window = self.poll_ns
         self.idle_ns = int(settings.idle_seconds * 1e9)
         self.discards_allowed = max(1, DISCARDS_A_DISK // len(agreement.queues))

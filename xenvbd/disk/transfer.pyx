@@ -11,7 +11,7 @@ from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_READ, DIS
 
 cdef extern from "sys/uio.h" nogil:
     int RWF_DSYNC
-    ssize_t preadv(int fd, const iovec *iov, int count, long offset)
+    ssize_t preadv2(int fd, const iovec *iov, int count, long offset, int flags)
     ssize_t pwritev2(int fd, const iovec *iov, int count, long offset, int flags)
 
 cdef extern from "fcntl.h" nogil:
@@ -78,7 +78,7 @@ cdef int64_t call_kernel(int fd, disk_op *op, attempt *call) noexcept nogil:
     """One system call of an operation: bytes done, or a negative errno."""
     cdef int64_t got
     if op.opcode == DISK_READ:
-        got = preadv(fd, call.iov, call.nr_iov, <long>call.offset)
+        got = preadv2(fd, call.iov, call.nr_iov, <long>call.offset, 0)
     elif op.opcode == DISK_WRITE:
         got = pwritev2(fd, call.iov, call.nr_iov, <long>call.offset, RWF_DSYNC if op.flags & DISK_FUA else 0)
     elif op.opcode == DISK_FLUSH:
