@@ -9,7 +9,7 @@ Rule = tuple[str, tuple[tuple[int, int, int], ...]]
 
 PLAIN = (
     # files: what came as a descriptor, and what Landlock lets it open (on Xen the grant device)
-    "openat", "close", "read", "write", "preadv2", "pwritev2", "fcntl", "fdatasync", "fallocate", "ftruncate",
+    "openat", "close", "read", "write", "preadv2", "pwritev2", "fdatasync", "fallocate", "ftruncate",
     "fstat", "newfstatat",                  # fstat(), until glibc 2.38 and since
     "statx", "fstatfs",
     # memory
@@ -42,6 +42,10 @@ PROT_EXEC = 4
 MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x02, 0x0F, 0x20, 0x100
 CLONE_THREAD = 0x10000
 CLONE_NAMESPACES = 0x7E020000
+# Of fcntl(): no lock is let go, and nobody is sent a signal (F_SETOWN, F_SETSIG, O_ASYNC: the kernel sends it, and asks
+# only whether the user is the same, which all workers are).  The locks of open file descriptions: a machine of files'.
+F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, O_ASYNC = 3, 4, 1030, 0x2000
+F_OFD = (36, 37, 38)
 FIONBIO, TCGETS = 0x5421, 0x5401
 BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
 # Of xen/evtchn.h: bind to a guest's port, unbind, notify.  Of xen/gntdev.h: map, unmap, offset of an address,
@@ -60,6 +64,9 @@ def rules(making: bool) -> Iterator[Rule]:
     yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_ANONYMOUS, 0))
     yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_TYPE | MAP_GROWSDOWN, MAP_PRIVATE))
     yield "clone", ((0, CLONE_THREAD | CLONE_NAMESPACES, CLONE_THREAD),)
+    yield "fcntl", ((1, REQUEST, F_SETFL), (2, O_ASYNC, 0))
+    for command in (F_GETFL, F_DUPFD_CLOEXEC, *(F_OFD if making else ())):
+        yield "fcntl", ((1, REQUEST, command),)
     for request in FIONBIO, TCGETS, BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64:
         yield "ioctl", ((1, REQUEST, request),)
     for kind, numbers in XEN.items():           # whatever the size of their structure
