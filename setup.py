@@ -33,6 +33,7 @@ NATIVE: dict[str, tuple[list[str], list[str]]] = {
     "xenvbd.hv.sim": (sorted(str(p.relative_to(HERE)) for p in (HERE / "xenvbd/hv").glob("machine*.c")), []),
     "xenvbd.disk.uring": ([], ["uring"]),
     "xenvbd.disk.restrict": ([], ["uring"]),
+    "xenvbd.disk.rings": ([], ["uring"]),
     "xenvbd.sandbox.seccomp": ([], ["seccomp"]),
 }
 

@@ -19,7 +19,7 @@ RECORD = Record("qdisk", "1", "web1:xvda", True, Properties(1, vdev.parse("xvda"
 
 def test_what_a_disk_needs_grows_with_its_queues_buffers_rings_and_threads() -> None:
     least = memory.of_disk(RECORD)
-    assert 16 * MIB < least < 64 * MIB
+    assert 16 * MIB < least < 96 * MIB
     many = replace(RECORD.agreement, queues=(QUEUE,) * 4)
     large = replace(RECORD.agreement, queues=(QueueAgreement(tuple(range(8, 24)), 3),))
     in_memory = replace(RECORD.properties, target=target.parse("mem:64M"))
@@ -27,7 +27,7 @@ def test_what_a_disk_needs_grows_with_its_queues_buffers_rings_and_threads() -> 
     assert memory.of_disk(replace(RECORD, agreement=large)) > least + 3 * MIB
     assert memory.of_disk(replace(RECORD, buffer_bytes=32 * MIB)) == least + 16 * MIB
     assert memory.of_disk(replace(RECORD, properties=in_memory)) == least + 64 * MIB
-    assert memory.of_disk(replace(RECORD, engine="auto")) > least, "it may come to be served by threads"
+    assert memory.of_disk(replace(RECORD, engine="threads")) == least, "it may come to be served by threads"
     assert memory.of_disk(replace(RECORD, agreement=None)) == 0
 
 

@@ -113,6 +113,7 @@ FORBIDDEN = {
     "memory that no limit counts": "return mmap.mmap(-1, 4096)",
     "memory that grows downwards": "return mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100)",
     "more memory": "resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))",
+    "an io_uring, which nobody has restricted": "call(425, 8, ctypes.addressof(ctypes.create_string_buffer(120)))",
     "type into a terminal": "fcntl.ioctl(held, 0x5412, b'x')",
     "a virtual interrupt of the hypervisor": "fcntl.ioctl(held, 0x4 << 16 | ord('E') << 8 | 0, bytes(4))",
     "an event channel for anybody": "fcntl.ioctl(held, 0x4 << 16 | ord('E') << 8 | 2, bytes(4))",
@@ -160,7 +161,7 @@ def test_every_system_call_that_is_not_on_the_list_is_refused(inside) -> None:
     assert (outcome, odd) == ("done", "[]")
 
 
-def test_there_are_forty_on_the_list_of_a_worker_on_xen() -> None:
+def test_there_are_at_most_forty_on_the_list_of_a_worker_on_xen() -> None:
     assert len({name for name, _ in calls.rules(making=False)}) <= 40
 
 

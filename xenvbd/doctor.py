@@ -16,7 +16,7 @@ from pathlib import Path
 from xenvbd import advisories, errors, rivals, sandbox
 from xenvbd.config import Config
 from xenvbd.control import Client
-from xenvbd.disk.uring import unavailable
+from xenvbd.disk.rings import unavailable
 from xenvbd.errors import Error, StoreError
 from xenvbd.store import Store
 

@@ -22,7 +22,7 @@ ENTRIES = 32                    # of a ring of one page
 ENTRY, SEGMENT, GRANT = 1024, 32, 128          # bytes for one of a ring, of its requests, of its pages that stay mapped
 GRANTS = 1056                   # dataplane.Settings has it
 QUEUE = 6 * MIB                 # a queue's heap, and what its buffers take to lie on a boundary
-POOL = 6                        # threads of the threads engine
+POOL = 6                        # threads of the threads engine, which others get too when their worker has no ring left
 CAP_SYS_RESOURCE = 1 << 24
 
 log = logging.getLogger("xenvbd.workers")
@@ -34,8 +34,7 @@ def of_disk(record: Record) -> int:
     if agreement is None:
         return 0
     entries = ENTRIES << agreement.ring_page_order
-    threads = 1 if record.engine == "uring" else 1 + POOL
-    queue = (QUEUE + record.buffer_bytes + threads * _stack() + GRANTS * GRANT
+    queue = (QUEUE + record.buffer_bytes + (1 + POOL) * _stack() + GRANTS * GRANT
              + entries * (ENTRY + SEGMENT * max(11, properties.max_indirect)))
     in_memory = properties.target is not None and properties.target.scheme == "mem"
     # One more stack: of the thread that closes it.

@@ -36,6 +36,7 @@ from typing import Any
 
 from xenvbd import __version__, disk, hv, sandbox
 from xenvbd.dataplane import DataPlane, PlaneEvent, Settings
+from xenvbd.disk import rings
 from xenvbd.errors import Error, to_json
 from xenvbd.features import Agreement
 from xenvbd.helpers import start
@@ -46,6 +47,7 @@ from xenvbd.runtime import Runtime
 from xenvbd.target import parse as parse_target
 from xenvbd.wire import MAX_QUEUE, PROTOCOL, Message, Wire
 
+ENTRIES = 33                        # that a ring of one page needs of an io_uring: its requests, and a flush
 MAX_SPARE = 1024                    # bytes of what a spare is told
 CLOSE_AGAIN_SECONDS = 1.0           # after there was no thread to close a target in
 
@@ -177,7 +179,7 @@ class Worker:
         body, queues = message.body, len(agreement.queues)
         image = message.fds.pop(0) if body["image"] else None
         identity = _identity(image)
-        target = disk.open(parse_target(body["target"]), fd=image, **body["open"])
+        target = disk.open(parse_target(body["target"]), fd=image, **self._options(body, agreement))
         try:
             plane = DataPlane(self.hypervisor, target, name=body["name"], image=identity,
                               settings=Settings(**body["settings"]))
@@ -191,6 +193,18 @@ class Worker:
             target.close()
             raise
         return Plane(body["disk"], plane, target)
+
+    def _options(self, body: dict[str, Any], agreement: Agreement) -> dict[str, Any]:
+        """How to open the target: with threads, if there are not so many rings left as it has queues."""
+        options = dict(body["open"])
+        if not (rings.kept() and body["image"] and options["engine"] in ("auto", "uring")):
+            return options
+        needed, left = len(agreement.queues), rings.left(ENTRIES << agreement.ring_page_order)
+        if left < needed:
+            log.warning("worker %d: %s is served by threads: %d io_urings are left, and it has %d queues",
+                        self.domid, body["name"], left, needed)
+            options["engine"] = "threads"
+        return options
 
     def _disconnect(self, message: Message, finish: Finish) -> None:
         """Drain and stop a disk's plane, then let go of its target; the reply comes when the image is
@@ -320,6 +334,7 @@ def confine(spec: str, domid: int) -> None:
         log.warning("worker %d: not confined, for XENVBD_SANDBOX=off", domid)
         return
     boot_id()                                           # now: later it cannot be read
+    rings.keep()
     confinement = sandbox.lock_down(hv.places(spec))
     log.log(logging.WARNING if confinement.missing else logging.INFO, "worker %d: confined: %s", domid, confinement)
 

@@ -330,6 +330,43 @@ def test_the_largest_disk_there_is_has_memory_enough(manager, machine, tmp_path,
         each.close()
 
 
+def test_a_guest_that_connects_again_and_again_is_served_through_io_uring(manager, guest, tmp_path):
+    """A locked down worker can make no ring: it has its queues' threads use theirs again."""
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(1 << 20))
+    for number in range(30):
+        image = disk.open_image(str(path), read_only=False)
+        answer = manager.connect(guest, str(path), image=[image.fd])
+        assert answer == {"engine": "uring"}, number
+        assert transfer(guest) == [OKAY], number
+        if number == 0:
+            before = descriptors(manager.workers.get(1).pid)
+        assert manager.call("disconnect", disk=KEY) == {}
+        guest.close()
+        guest.__init__(guest.machine, 1)
+    image = disk.open_image(str(path), read_only=False)
+    assert manager.connect(guest, str(path), image=[image.fd]) == {"engine": "uring"}
+    wait(lambda: descriptors(manager.workers.get(1).pid) == before, f"no more than {before}")
+
+
+def test_more_disks_than_a_worker_has_rings_are_served_by_threads(manager, machine, tmp_path, capfd):
+    guests = [Guest(machine, 1) for _ in range(21)]
+    engines = []
+    manager.workers.get(1).allow("all", 2 << 30)
+    for number, each in enumerate(guests):
+        path = tmp_path / f"{number}.img"
+        path.write_bytes(bytes(1 << 20))
+        key, image = f"qdisk-1-{51712 + 16 * number}", disk.open_image(str(path), read_only=False)
+        answer = manager.connect(each, str(path), key=key, image=[image.fd])
+        assert isinstance(answer, dict), (number, answer)
+        engines.append(answer["engine"])
+        assert transfer(each) == [OKAY]
+    assert engines == ["uring"] * 20 + ["threads"]
+    for each in guests:
+        each.close()
+    assert "web1:xvda is served by threads: 0 io_urings are left, and it has 1 queues" in capfd.readouterr().err
+
+
 # The spare
 
 SPARE_BYTES = 25 << 20

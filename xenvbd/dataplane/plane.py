@@ -13,6 +13,7 @@ from xenvbd.dataplane.iothread import IoThread
 from xenvbd.dataplane.queue import ABANDON, HAND_OVER, RESUME, STOP, Queue
 from xenvbd.dataplane.settings import Settings
 from xenvbd.dataplane.thread import run
+from xenvbd.disk import rings
 from xenvbd.errors import Error
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class DataPlane:
     def _start_threads(self) -> None:
         for queue in self._queues:
             try:
-                self._threads.append(IoThread(functools.partial(run, queue)))
+                kind = rings.kind_of(queue.entries + 1) if self._disk.engine == "uring" else -1
+                self._threads.append(IoThread(functools.partial(run, queue), kind))
             except OSError as exc:
                 number = exc.errno or errno.EIO
                 raise Error(number, f"queue {queue.number} cannot use {self._disk.target}: {os.strerror(number)}",

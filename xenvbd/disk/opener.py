@@ -9,8 +9,9 @@ from xenvbd.disk.disk import Disk
 from xenvbd.disk.image import Image, inspect, open_image
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.disk.null import NullDisk
+from xenvbd.disk.rings import unavailable
 from xenvbd.disk.threads import ThreadsDisk
-from xenvbd.disk.uring import UringDisk, unavailable
+from xenvbd.disk.uring import UringDisk
 from xenvbd.errors import PropertyError, TargetError
 
 if TYPE_CHECKING:

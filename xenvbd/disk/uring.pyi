@@ -1,8 +1,6 @@
 """Types of uring.pyx for mypy."""
 from xenvbd.disk.filedisk import FileDisk
 
-def unavailable() -> int: ...
-
 class UringDisk(FileDisk):
     inline_reads: bool
     inline_writes: bool

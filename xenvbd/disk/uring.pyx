@@ -5,9 +5,8 @@ A watched descriptor is a one-shot poll that the next sleep() arms again, in the
 it level triggered, which a multishot poll is not, and no event is posted while nobody sleeps.
 """
 cimport cython
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOSYS, EOPNOTSUPP, ETIME
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EMFILE, EOPNOTSUPP, ETIME
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from xenvbd.disk.atomics cimport add32
 from xenvbd.disk.disk cimport (DISK_DISCARD, DISK_FLUSH, DISK_FUA, DISK_PAGES, DISK_READ, DISK_WRITE, DiskQueue,
@@ -17,6 +16,7 @@ from xenvbd.disk.liburing cimport *
 from xenvbd.disk.nowait cimport inline_reads, inline_writes
 from xenvbd.disk.oplist cimport op_list, ops_pop, ops_push, ops_take
 from xenvbd.disk.restrict cimport enable_ring, restrict_ring
+from xenvbd.disk.rings cimport RING_OWN, RING_USED, ring_give, ring_take
 from xenvbd.disk.transfer cimport DISCARDS_IN_FLIGHT, account, admit, attempt, next_attempt, perform
 
 cdef extern from "poll.h" nogil:
@@ -41,37 +41,6 @@ cdef enum:
     BILLION = 1000000000
 
 
-cdef int make_ring(io_uring *ring, unsigned entries) noexcept nogil:
-    """A ring with what this kernel has of the fast set-ups, not enabled yet.  0 or a negative errno."""
-    cdef io_uring_params params
-    cdef unsigned setups[3]
-    cdef unsigned always = IORING_SETUP_R_DISABLED | IORING_SETUP_CLAMP
-    cdef unsigned need = IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_NODROP
-    cdef int i, rc = -ENOSYS
-    setups[0] = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG
-    setups[1] = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
-    setups[2] = 0
-    for i in range(3):
-        memset(&params, 0, sizeof(params))
-        params.flags = setups[i] | always | (IORING_SETUP_SUBMIT_ALL if i < 2 else 0)
-        rc = io_uring_queue_init_params(entries, ring, &params)
-        if rc != -EINVAL:
-            break
-    if rc == 0 and ring.features & need != need:
-        io_uring_queue_exit(ring)
-        return -ENOSYS
-    return rc
-
-
-def unavailable():
-    """Why io_uring cannot be used on this host: an errno (EPERM: forbidden, ENOSYS: too old), or 0."""
-    cdef io_uring ring
-    cdef int rc = make_ring(&ring, 4)
-    if rc == 0:
-        io_uring_queue_exit(&ring)
-    return -rc
-
-
 cdef class UringDisk(FileDisk):
     """An image or a block device."""
     cdef readonly bint inline_reads
@@ -94,6 +63,8 @@ cdef class UringQueue(DiskQueue):
     cdef unsigned depth
     cdef io_uring ring
     cdef bint attached
+    cdef bint enabled
+    cdef int origin             # of the ring: ring_origin
     cdef int file               # what SQEs name: 0, the registered one, or the descriptor
     cdef int file_flag
     cdef bint table             # of registered memory: there is one
@@ -117,18 +88,32 @@ cdef class UringQueue(DiskQueue):
     # Getting ready.
 
     cdef int attach(self) noexcept nogil:
-        cdef int rc = make_ring(&self.ring, self.depth + TAGS + 1)
-        cdef unsigned workers[2]
+        cdef int rc = ring_take(&self.ring, self.depth + TAGS + 1)
         if rc < 0:
             return rc
+        self.origin, self.enabled = rc, rc == RING_USED
         self.attached = True
         add32(&self.disk.attached, 1)
         self.register_files()
-        restrict_ring(&self.ring, <uint8_t>self.file_flag)
-        rc = enable_ring(&self.ring)
+        rc = self.enable()
         if rc < 0:
             (<DiskQueue>self).detach()
+        return rc
+
+    cdef int enable(self) noexcept nogil:
+        """Let the ring begin, with what it may be asked for.  One that was kept asks for registered files."""
+        cdef int rc
+        cdef unsigned workers[2]
+        if self.origin == RING_OWN:
+            restrict_ring(&self.ring, <uint8_t>self.file_flag)
+        elif self.file_flag == 0:
+            return -EMFILE
+        if self.origin == RING_USED:
+            return 0
+        rc = enable_ring(&self.ring)
+        if rc < 0:
             return rc
+        self.enabled = True
         workers[0], workers[1] = BOUNDED_WORKERS, UNBOUNDED_WORKERS
         io_uring_register_ring_fd(&self.ring)           # these two only cost speed when they fail
         io_uring_register_iowq_max_workers(&self.ring, workers)
@@ -156,7 +141,10 @@ cdef class UringQueue(DiskQueue):
             self.table, self.buffer, self.buffer_size = False, NULL, 0
         if self.file_flag:
             io_uring_unregister_files(&self.ring)
-        io_uring_queue_exit(&self.ring)
+        if self.origin == RING_OWN:
+            io_uring_queue_exit(&self.ring)
+        else:
+            ring_give(&self.ring, self.enabled)
         self.attached = False
         add32(&self.disk.attached, -1)
 
