@@ -1,7 +1,7 @@
 """A database on a guest's ext4 after a power cut: SQLite commits on a real one, a guest writes what the kernel wrote
 below it, and the power goes at moments of chance, with any part of what was not flushed.
 
-Each transaction whose commit had returned is there, each is there as a whole or not at all, and the database is sound."""
+Each transaction whose commit had returned is there, each as a whole or not at all, and the database is sound."""
 import contextlib
 import hashlib
 import random
@@ -62,10 +62,11 @@ def look(place, promised):
     last = max(held, default=-1)
     # No transaction but the next to come may be there beside those that were promised.
     found += [] if held == set(range(last + 1)) else [f"transactions are missing among {sorted(held)}"]
-    found += [] if last >= max(map(int, promised)) else [f"the last is {last}, and these were committed: {promised[-1]}"]
+    found += [] if last >= max(map(int, promised)) else [f"the last is {last}, and {promised[-1]} was committed"]
     wanted = {(number, row + 100 * (number <= last - 4)): content(number, row)
               for number in range(last + 1) for row in range(ROWS)}
-    return found + ([] if {(number, row): data for number, row, data in rows} == wanted else ["rows are not as written"])
+    are = {(number, row): data for number, row, data in rows}
+    return found + ([] if are == wanted else ["rows are not as written"])
 
 
 @pytest.fixture(scope="module", params=MODES)

@@ -32,7 +32,8 @@ def measured(options: argparse.Namespace, target: Target, disk: Mapping[str, Any
         "p50-us": percentile(result, 50), "p99-us": percentile(result, 99), "p99.9-us": percentile(result, 99.9),
         "cpu-us": {"backend": worker_cpu * 1e6 / ops, "frontend": result["cpu"] * 1e6 / ops},
         "per-request": {name: counters[name] / ops for name in PER_REQUEST},
-        "pause-ms": {"kills": len(pauses), **percentiles(pauses)} if pauses else None,
+        "pause-ms": {"kills": len(pauses), **percentiles(pauses),
+                     "each": [round(pause * 1e3, 1) for pause in pauses]} if pauses else None,
         "stats": counters}
 
 

@@ -10,18 +10,24 @@ from collections.abc import Callable, Sequence
 
 from xenvbd.errors import Error
 
-APART_SECONDS = 15.1                # a worker that dies five times in a minute is started again later, on purpose
+AT_ONCE = 4                         # a worker that dies five times in a minute is started again later, on purpose
+APART_SECONDS = 2.0                 # the next spare is there
 LOOK_SECONDS = 0.001
 
 
 class Pauses:
-    """seconds: of each kill, until the next request was answered."""
+    """On one machine.  seconds: of each kill, until the next request was answered."""
 
-    def __init__(self, kills: int, ops: Callable[[], int]) -> None:
-        """kills: how many there are to be; ops: requests that were answered so far."""
-        self.seconds: list[float] = []
-        self._kills, self._ops = kills, ops
+    def __init__(self, kills: int, ops: Callable[[], int], seconds: list[float]) -> None:
+        """kills: how many there are to be, at most; ops: requests that were answered so far; seconds: to add to."""
+        self.seconds = seconds
+        self._all, self._ops = len(seconds) + min(kills, AT_ONCE), ops
         self._next = float("inf")
+
+    @staticmethod
+    def lasts(kills: int) -> float:
+        """Seconds that a machine takes for its part of so many."""
+        return (min(kills, AT_ONCE) + 1) * APART_SECONDS
 
     def begin(self) -> None:
         """The guest is being served."""
@@ -30,7 +36,7 @@ class Pauses:
     @property
     def due(self) -> bool:
         """Whether it is time for the next kill."""
-        return len(self.seconds) < self._kills and time.monotonic() >= self._next
+        return len(self.seconds) < self._all and time.monotonic() >= self._next
 
     def kill(self, pid: int, patience: float) -> None:
         """Kill the worker, and wait; Error if the guest is not served again within so many seconds."""
