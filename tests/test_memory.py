@@ -1,8 +1,10 @@
 """How much memory a worker may have; tests/process/test_worker.py has one that wants more, and the largest disk."""
 import os
+import re
 import resource
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +44,7 @@ def limit(process) -> int:
     return resource.prlimit(process.pid, resource.RLIMIT_DATA)[0]
 
 
-@pytest.mark.skipif(not memory.can_limit(), reason="limits cannot be raised here")
+@pytest.mark.skipif(not (memory.limited() and memory.can_raise()), reason="limits cannot be raised here")
 def test_a_limit_is_raised_for_what_comes_and_not_lowered_for_what_goes(process) -> None:
     Allowance(process.pid).begin()
     allowance = Allowance(process.pid)
@@ -57,6 +59,16 @@ def test_a_limit_is_raised_for_what_comes_and_not_lowered_for_what_goes(process)
     assert limit(process) == memory.BASE + 12 * MIB
     later.allow("d", 8 * MIB)
     assert limit(process) == memory.BASE + 13 * MIB
+
+
+def test_where_a_limit_cannot_be_raised_there_is_one_for_all_disks_from_the_start(process, monkeypatch) -> None:
+    monkeypatch.delenv("XENVBD_SANDBOX", raising=False)
+    monkeypatch.setattr(memory, "can_raise", lambda: False)
+    Allowance(process.pid).begin()
+    total = int(re.search(r"MemTotal: *(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
+    assert memory.BASE < limit(process) <= total // 2 + MIB
+    Allowance(process.pid).allow("a", 5 * MIB)
+    assert limit(process) == memory.UNRAISED
 
 
 def test_a_worker_that_is_not_confined_and_one_that_has_gone_are_left_alone(process, monkeypatch) -> None:

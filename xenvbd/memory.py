@@ -3,6 +3,9 @@
 The kernel counts it (RLIMIT_DATA: private memory that can be written to), and the worker's seccomp filter leaves it no
 other and no way to raise the limit, so one that a guest has taken over cannot take the host's.  What is mapped of a
 guest, of io_uring or of a file is not counted.
+
+A manager that may not raise the limit of another user's process sets one for all disks at once, while it still can:
+half of the host's memory.
 """
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ GRANTS = 1056                   # dataplane.Settings has it
 QUEUE = 6 * MIB                 # a queue's heap, and what its buffers take to lie on a boundary
 POOL = 6                        # threads of the threads engine, which others get too when their worker has no ring left
 CAP_SYS_RESOURCE = 1 << 24
+UNRAISED = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 log = logging.getLogger("xenvbd.workers")
 
@@ -56,8 +60,8 @@ class Allowance:
 
     def begin(self) -> None:
         """Of a worker that was just started, and has no disk."""
-        if can_limit():
-            self._set(BASE)
+        if limited():
+            self._set(BASE if can_raise() else UNRAISED)
 
     def allow(self, disk: str, size: int) -> None:
         """So much for that disk; 0: it has gone."""
@@ -78,11 +82,14 @@ class Allowance:
             log.warning("the memory of process %d cannot be limited to %d MiB: %s", self._pid, size // MIB, exc)
 
 
-def can_limit() -> bool:
+def limited() -> bool:
+    """Whether workers are: not those that are left free."""
+    return os.environ.get("XENVBD_SANDBOX") != "off"
+
+
+def can_raise() -> bool:
     """Whether what is limited now can be raised later.  Root without CAP_SYS_RESOURCE (some containers) cannot, of a
     process that has become another user."""
-    if os.environ.get("XENVBD_SANDBOX") == "off":
-        return False
     fields = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     if os.geteuid() != 0 or int(fields["CapEff"], 16) & CAP_SYS_RESOURCE:
         return True

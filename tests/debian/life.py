@@ -235,6 +235,16 @@ def replace_all(guest: Guest) -> None:
     run("service", "xenvbd", "status")
 
 
+def its_worker_is_confined(guest: Guest) -> None:
+    say("the worker's memory is limited, it leaves no core, is filtered and can gain nothing")
+    process = Path(f"/proc/{guest.worker[0]}")
+    limits = dict(re.findall(r"^(Max [\w ]+?)  +(\S+)", (process / "limits").read_text(), re.M))
+    assert int(limits["Max data size"]) and limits["Max core file size"] == "0", limits
+    fields = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+    assert (fields["Seccomp"], fields["NoNewPrivs"], fields["CapBnd"]) == ("2", "1", "0" * 16), fields
+    assert int(fields["CapEff"], 16) & ~(1 << 14) == 0, "CAP_IPC_LOCK at most, where locked memory is limited"
+
+
 def removal_is_refused(guest: Guest) -> None:
     say("removal while the disk is served: refused, with the disk's name")
     before = manager()
@@ -273,6 +283,7 @@ def main() -> None:
     run("xenvbd", "attach", "domain1", "/srv/disk.img", "xvda", "--no-wait")
     guest = Guest()
     guest.is_served()
+    its_worker_is_confined(guest)
     upgrade(guest)
     upgrade_with_a_configuration_that_is_wrong(guest)
     replace_all(guest)

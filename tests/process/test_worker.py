@@ -288,7 +288,7 @@ def private(pid):
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmData:"))
 
 
-@pytest.mark.skipif(not memory.can_limit(), reason="limits cannot be raised here, or workers are not confined")
+@pytest.mark.skipif(not (memory.limited() and memory.can_raise()), reason="limits cannot be raised, or there are none")
 def test_a_worker_cannot_have_more_memory_than_its_disks_need(manager, guest):
     worker = manager.workers.get(1)
     manager.call("ping")
