@@ -109,6 +109,11 @@ class Line:
                 self._buffer = self._buffer[match.end():]
         return before.decode(errors="replace").replace("\r", ""), match
 
+    def seen(self, pattern: str) -> list[str]:
+        """What matches in what came so far, which stays there; without waiting."""
+        with self._news:
+            return [match[0].decode() for match in re.finditer(pattern.encode(), self._buffer)]
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()

@@ -24,3 +24,9 @@ def file_system(device: str) -> str:
             "for i in $(seq 40); do echo $i >/mnt/d/$i; done; sha256sum /mnt/a /mnt/b >/tmp/sums; "
             f"dd if=/dev/zero of=/mnt/big bs=1M count=8 2>/dev/null; rm /mnt/big; fstrim /mnt; umount /mnt; "
             f"mount {device} /mnt; sha256sum -c /tmp/sums; cat /mnt/d/40; umount /mnt; /bin/e2fsck -fn {device}")
+
+
+def slow_sector(device: str) -> str:
+    """A sector is read; prints how long it took, in hundredths of a second by the guest's clock, if a tenth or more."""
+    return (f"read a x </proc/uptime; dd if={device} of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null; "
+            "read b x </proc/uptime; d=$((${b%.*}${b#*.} - ${a%.*}${a#*.})); [ $d -lt 10 ] || echo pause $d")
