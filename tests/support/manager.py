@@ -109,6 +109,9 @@ class Bench:
         failures = self.loop.failures
         for device in self.devices:
             device.close()
+        deadline = time.monotonic() + 10
+        while self.host.helpers.running and time.monotonic() < deadline:
+            self.loop.run_once(0.02)            # what a helper thread brings too late is disposed of in the loop
         for store in (self.store, self.toolstack, self.guest.store):
             store.close()
         self.sim.stop()
