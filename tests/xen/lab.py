@@ -18,6 +18,13 @@ from pathlib import Path
 from tests.xen.guest import Guest
 from tests.xen.machine import READY, Machine, host
 
+# What each task of a worker waits for in dom0's kernel, and what its io_urings have there.
+TASKS = """for worker in $(pgrep -f ^xenvbd-worker); do
+    for task in /proc/$worker/task/*; do echo "== $task"; cat $task/comm $task/wchan $task/syscall $task/stack; done
+    for ring in $(ls -l /proc/$worker/fd | sed -n 's/.* \\([0-9]*\\) -> anon_inode:.io_uring.$/\\1/p'); do
+        echo "== ring $ring"; cat /proc/$worker/fdinfo/$ring; done
+done"""
+
 
 def cache_directory() -> Path:
     """Where the images are kept: they outlive `make clean`."""
@@ -114,7 +121,7 @@ class Lab:
                           "xl sysrq $domain $key; sleep 1; done; done; for key in e d; do xl debug-keys $key; done", 60,
                           check=False)
         for name, command in (("xenstore", "xenstore-ls -fp"), ("xl", "xl list; xl vcpu-list; xl dmesg; dmesg"),
-                              ("processes", "ps axfww"),
+                              ("processes", "ps axfww"), ("tasks", TASKS),
                               ("xenvbd", "xenvbd list; xenvbd --json list; cat /var/log/xenvbd/*"),
                               ("xl-logs", "tail -n 100 /var/log/xen/*")):
             (logs / f"{name}.txt").write_text(self.machine.dom0(command, 60, check=False) + "\n")

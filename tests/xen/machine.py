@@ -24,9 +24,9 @@ from tests.xen.line import Line, Shell
 
 XEN = "dom0_mem=2048M,max:2048M dom0_max_vcpus=1 com1=115200,8n1 console=com1 loglvl=warning guest_loglvl=warning"
 LINUX = "root=/dev/vda rw console=hvc0 init=/sbin/test-init quiet"
-# SMAP makes dom0 fault under TCG 7.2, RDTSCP makes PVH guests loop.
-QEMU = ["qemu-system-x86_64", "-cpu", "max,-smap,-rdtscp", "-smp", "2", "-m", "4096", "-display", "none", "-no-reboot",
-        "-nic", "none", "-S", "-device", "virtio-serial-pci,id=ports,max_ports=8"]
+# SMAP makes dom0 fault under TCG 7.2, RDTSCP makes PVH guests loop, AVX is at times an invalid opcode in them.
+QEMU = ["qemu-system-x86_64", "-cpu", "max,-smap,-rdtscp,-xsave", "-smp", "2", "-m", "4096", "-display", "none",
+        "-no-reboot", "-nic", "none", "-S", "-device", "virtio-serial-pci,id=ports,max_ports=8"]
 THREADS = ["-accel", "tcg,thread=multi"]
 # One thread that counts instructions: the guest's clock shows work, not how busy the host is.
 ICOUNT = ["-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]

@@ -114,7 +114,7 @@ def test_several_disks_of_one_guest_at_once(pv: Guest, xenvbd: Xenvbd) -> None:
 
 @pytest.mark.short
 def test_a_disk_that_was_busy_and_then_idle_is_served_on(pv: Guest, xenvbd: Xenvbd) -> None:
-    """io_uring pins the backend's buffers after a thousand requests, and lets go of them after ten idle seconds."""
+    """A thousand requests make the backend pin its buffers; after ten idle seconds it gives them back."""
     image, domid = xenvbd.image("web"), pv.domid
     xenvbd.attach(pv, image, "xvdb")
     for _ in range(2):
