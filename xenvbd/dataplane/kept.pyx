@@ -17,8 +17,8 @@ cdef class Kept:
 
     def __cinit__(self, GrantTable grants not None, DiskQueue disk not None, uint32_t domid, uint32_t cap,
                   double seconds):
-        """disk: what works on them.  cap: pages, at most 2^20; 0: none, ever.  What is not used in half the seconds goes
-        after the next half."""
+        """disk: what works on them.  cap: pages, at most 2^20; 0: none, ever.  What is not used in half the seconds
+        goes after the next half."""
         cdef uint32_t i, bits = max(1, (2 * cap - 1).bit_length() if cap else 1)
         self.grants, self.disk, self.domid, self.cap = grants, disk, domid, cap
         self.table.shift, self.table.mask = 32 - bits, (1 << bits) - 1

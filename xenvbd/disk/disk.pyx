@@ -14,7 +14,8 @@ cdef class DiskQueue:
 
     cdef int register_buffer(self, void *address, size_t length) noexcept nogil:
         """Iovecs from now on lie in this memory, or in registered pages; it stays valid until detach().  0 or a
-        negative errno; a failure only costs speed.  NULL, with nothing in flight: forget it, so that its pages may go."""
+        negative errno; a failure only costs speed.  NULL, with nothing in flight: forget it, so that its pages may
+        go."""
         return 0
 
     cdef int register_page(self, uint32_t number, void *address) noexcept nogil:
