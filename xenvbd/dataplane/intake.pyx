@@ -110,8 +110,8 @@ cdef void starve(Queue q, work *w) noexcept nogil:
 
 
 cdef inline void prepare_data(Queue q, const kept_table *table, work *w) noexcept nogil:
-    """It is good, and a plain read or write."""
-    if q.kept.cap and kept_take(q.kept, table, w):
+    """It is good, and a plain read or write.  table: as admit()."""
+    if table != NULL and kept_take(q.kept, table, w):
         w.way = WAY_ANSWER
         submit_vectors(q, w, w.plan.kind, <uint16_t>w.nr_vectors)
     elif q.starving.first == NULL and give_buffer(q, w):
@@ -123,7 +123,7 @@ cdef inline void prepare_data(Queue q, const kept_table *table, work *w) noexcep
 cdef void prepare(Queue q, work *w) noexcept nogil:
     """It is good."""
     if w.plan.kind <= REQUEST_WRITE:
-        prepare_data(q, &q.kept.table, w)
+        prepare_data(q, &q.kept.table if q.kept.cap else NULL, w)
     elif w.plan.sectors == 0:
         execute(q, w)
     elif q.starving.first == NULL and give_buffer(q, w):
@@ -152,7 +152,7 @@ cdef void admit_other(Queue q, work *w) noexcept nogil:
 
 
 cdef inline void admit(Queue q, const kept_table *table, work *w) noexcept nogil:
-    """See where a request goes that stands in its journal slot."""
+    """See where a request goes that stands in its journal slot.  table: of the guest's pages, NULL if none is kept."""
     cdef xenvbd_journal_slot *slot = w.slot
     cdef int16_t status
     w.segments = slot.request.u.seg
@@ -166,14 +166,15 @@ cdef inline void admit(Queue q, const kept_table *table, work *w) noexcept nogil
         admit_other(q, w)
 
 
-cdef void admit_all(Queue q, disk_op *taken) noexcept nogil:
-    """The same of a list of works."""
-    cdef kept_table table = q.kept.table
+cdef void admit_all(Queue q, disk_op *taken, uint32_t nr) noexcept nogil:
+    """The same of a list of so many works."""
+    cdef kept_table copy = q.kept.table
+    cdef const kept_table *table = &copy if q.kept.cap else NULL
     cdef work *w
+    q.live += nr
     while taken != NULL:
         w, taken = <work *>taken, taken.next
-        q.live += 1
-        admit(q, &table, w)
+        admit(q, table, w)
 
 
 cdef inline work *take(Queue q, back_ring *ring, journal *log) noexcept nogil:
@@ -208,6 +209,7 @@ cdef disk_op *take_some(Queue q, uint32_t budget, uint64_t now) noexcept nogil:
 cdef uint32_t consume(Queue q) noexcept nogil:
     cdef int posted = back_pending(&q.ring)
     cdef uint32_t before = q.ring.req_cons, budget = q.ring.nr_ents
+    cdef disk_op *taken
     cdef uint64_t now
     q.bad = 0
     if posted < 0:
@@ -221,7 +223,8 @@ cdef uint32_t consume(Queue q) noexcept nogil:
         now = q.kept.now = now_ns()
         if now >= q.kept.sweep_at:
             kept_sweep(q.kept, now)
-        admit_all(q, take_some(q, min(budget, <uint32_t>posted), now))
+        taken = take_some(q, min(budget, <uint32_t>posted), now)
+        admit_all(q, taken, q.ring.req_cons - before)
     q.more = q.ring.req_cons - before < <uint32_t>posted
     return q.ring.req_cons - before
 
@@ -303,7 +306,7 @@ cdef void begin_again(Queue q, const uint32_t *slots, uint32_t nr) noexcept nogi
     for i in range(nr):
         q.works[slots[i]].since = now
         chain_add(&taken, &q.works[slots[i]].op)
-    admit_all(q, chain_end(&taken))
+    admit_all(q, chain_end(&taken), nr)
     # Not left to the first pass: it takes nothing, and describes nothing, while there is a barrier.
     describe(q)
     gather(q)

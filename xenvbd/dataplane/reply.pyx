@@ -23,7 +23,7 @@ from xenvbd.dataplane.work cimport (
     work_list,
 )
 from xenvbd.disk.disk cimport disk_op
-from xenvbd.journal cimport journal, journal_answered, journal_publish, journal_release
+from xenvbd.journal cimport journal, journal_answered, journal_publish, journal_release, xenvbd_journal_slot
 from xenvbd.request cimport REQUEST_DISCARD, REQUEST_FLUSH, REQUEST_WRITE
 from xenvbd.ring cimport BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, back_push, back_respond, back_ring
 
@@ -103,17 +103,19 @@ cdef uint32_t drop(Queue q) noexcept nogil:
 cdef uint32_t answer(Queue q, work *w) noexcept nogil:
     """Write the responses of a list to the ring, and count them: how many they are."""
     cdef back_ring ring = q.ring
+    cdef xenvbd_journal_slot *slot
     cdef tallies t
-    cdef uint32_t n = 0
+    cdef uint32_t n
     tally_begin(&t, q.stats, now_ns())
     while w != NULL:
-        back_respond(&ring, w.slot.request.id, w.plan.reply_op, w.status)
-        journal_answered(w.slot, ring.rsp_prod_pvt - 1)
+        slot = w.slot
+        back_respond(&ring, slot.request.id, w.plan.reply_op, w.status)
+        journal_answered(slot, ring.rsp_prod_pvt - 1)
         count(q, w, &t)
         give_back(q, w)
-        n += 1
         w = behind(w)
     tally_end(&t)
+    n = ring.rsp_prod_pvt - q.ring.rsp_prod_pvt
     q.ring.rsp_prod_pvt = ring.rsp_prod_pvt
     return n
 

@@ -31,9 +31,9 @@ cdef struct disk_op:
     disk_op *next           # in a chain of them, which NULL ends
     uint16_t buffer         # of one iovec: the registered page that it lies in, or 0
     # the engine's own, until reap()
-    uint16_t state
-    uint32_t tries
     uint64_t done
+    uint32_t tries
+    uint32_t state
 
 
 cdef class DiskQueue:
