@@ -112,6 +112,7 @@ FORBIDDEN = {
     "executable memory": "return mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)",
     "memory that no limit counts": "return mmap.mmap(-1, 4096)",
     "memory that grows downwards": "return mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100)",
+    "memory that is merged with others' that is the same": "call(28, 0, 4096, 12)",
     "more memory": "resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))",
     "an io_uring, which nobody has restricted": "call(425, 8, ctypes.addressof(ctypes.create_string_buffer(120)))",
     "type into a terminal": "fcntl.ioctl(held, 0x5412, b'x')",

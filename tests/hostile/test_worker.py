@@ -8,11 +8,14 @@ import os
 import socket
 import struct
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from xenvbd import journal, stats
 from xenvbd.backend import _Inventory
+from xenvbd.disk.rings import unavailable
 from xenvbd.loop import Loop
 from xenvbd.runtime import Runtime
 from xenvbd.workers import MAX_TEXT, MESSAGES_A_TURN, Worker, Workers
@@ -174,3 +177,36 @@ def test_W8_a_worker_speaks_for_the_disks_of_its_own_guest_alone(said) -> None:
     loop.run_once(0.1)
     assert heard == [(set(), set())] and loop.failures == 0
     loop.close()
+
+
+TAKEN_OVER = """
+import ctypes
+from tests.disk.test_restrict import FSYNC, NAMES, Ring, attempt, function, uring
+from xenvbd import sandbox
+from xenvbd.disk import rings
+
+def kept(name, *kinds):
+    capsule = rings.__pyx_capi__[name]
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    return ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(get(capsule, ctypes.pythonapi.PyCapsule_GetName(capsule)))
+
+rings.keep()
+sandbox.lock_down([])
+assert uring.io_uring_queue_init_params(8, ctypes.byref(Ring()), ctypes.create_string_buffer(120)) == -1, "a new ring"
+ring = Ring()
+assert kept("ring_take", ctypes.c_void_p, ctypes.c_uint)(ctypes.addressof(ring), 8) == 1
+assert function("enable_ring", ctypes.c_void_p)(ctypes.addressof(ring)) == 0
+for opcode, name in NAMES.items():
+    for flags in 0, 1:
+        assert attempt(ring, opcode, flags) == -13, name
+assert attempt(ring, FSYNC, 0, 3) == -13, "a file that is not registered"
+"""
+
+
+@pytest.mark.skipif(bool(unavailable()), reason="io_uring is not available on this host")
+def test_W10_no_ring_that_it_has_or_makes_opens_a_socket_or_a_file() -> None:
+    """io_uring's operations are no system calls that seccomp would see: a ring that nobody restricted connects."""
+    top = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", TAKEN_OVER], capture_output=True, text=True, timeout=60,
+                          check=False, cwd=top, env=os.environ | {"PYTHONPATH": str(top)})
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ PLAIN = (
     "fstat", "newfstatat",                  # fstat(), until glibc 2.38 and since
     "statx", "fstatfs",
     # memory
-    "munmap", "madvise", "brk",
+    "munmap", "brk",
     # threads
     "futex", "set_robust_list", "rseq", "exit", "exit_group", "rt_sigprocmask", "rt_sigreturn", "restart_syscall",
     "clock_nanosleep",
@@ -41,6 +41,8 @@ ABSENT = ("clone3",)
 
 PROT_EXEC = 4
 MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x02, 0x0F, 0x20, 0x100
+# What the buffers and glibc's stacks are: no pages that the kernel merges with others' that are the same.
+MADV_DONTNEED, MADV_HUGEPAGE, MADV_DONTDUMP, MADV_GUARD_INSTALL = 4, 14, 16, 102
 CLONE_THREAD = 0x10000
 CLONE_NAMESPACES = 0x7E020000
 # Of fcntl(): no lock is let go, and nobody is sent a signal (F_SETOWN, F_SETSIG, O_ASYNC: the kernel sends it, and asks
@@ -64,6 +66,8 @@ def rules(making: bool) -> Iterator[Rule]:
     # Of files, and private: RLIMIT_DATA counts neither what is shared and of no file, nor what grows downwards.
     yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_ANONYMOUS, 0))
     yield "mmap", ((2, PROT_EXEC, 0), (3, MAP_TYPE | MAP_GROWSDOWN, MAP_PRIVATE))
+    for advice in MADV_DONTNEED, MADV_HUGEPAGE, MADV_DONTDUMP, MADV_GUARD_INSTALL:
+        yield "madvise", ((2, REQUEST, advice),)
     yield "clone", ((0, CLONE_THREAD | CLONE_NAMESPACES, CLONE_THREAD),)
     yield "fcntl", ((1, REQUEST, F_SETFL), (2, O_ASYNC, 0))
     for command in (F_GETFL, F_DUPFD_CLOEXEC, *(F_OFD if making else ())):
