@@ -92,7 +92,9 @@ class Worker:
             self._wire.send({"call": number, "verb": verb, "protocol": PROTOCOL, **params}, fds)
         except OSError as exc:
             del self._calls[number]
-            self._fail(done, Error(exc.errno or errno.EIO, f"worker {self.domid}: {exc.strerror}"))
+            # It has hung up, and may live: not EPIPE, which says that it is gone.
+            number = errno.ECONNRESET if exc.errno == errno.EPIPE else exc.errno or errno.EIO
+            self._fail(done, Error(number, f"worker {self.domid}: {exc.strerror}"))
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal, if it lives: SIGTERM lets it hand over."""

@@ -3,6 +3,7 @@
 It can say what it likes over its socket and write what it likes into the files it holds.  The manager is not stopped by
 it, not made to grow, and not made to log without end; the worker is killed when it breaks the protocol."""
 import array
+import errno
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from xenvbd.backend import _Inventory
 from xenvbd.disk.rings import unavailable
 from xenvbd.loop import Loop
 from xenvbd.runtime import Runtime
-from xenvbd.workers import MAX_TEXT, MESSAGES_A_TURN, Worker, Workers
+from xenvbd.workers import MAX_TEXT, MESSAGES_A_TURN, Worker, WorkerGone, Workers
 
 
 class Taken:
@@ -177,6 +178,19 @@ def test_W8_a_worker_speaks_for_the_disks_of_its_own_guest_alone(said) -> None:
     loop.run_once(0.1)
     assert heard == [(set(), set())] and loop.failures == 0
     loop.close()
+
+
+def test_W11_one_that_hangs_up_is_told_again_to_let_go_and_killed_if_it_stays_away(taken) -> None:
+    """It was taken for dead, and kept the ring and the image's lock."""
+    answers = []
+    taken.sock.close()
+    taken.worker.call("disconnect", answers.append, disk="qdisk-7-51712")
+    taken.until(lambda: answers)
+    assert answers[0].errno not in (errno.EPIPE, errno.ENOENT), "a device takes these for the end of its plane"
+    taken.loop.run_once(0)
+    taken.worker.call("disconnect", answers.append, disk="qdisk-7-51712")
+    taken.until(lambda: len(answers) == 2)
+    assert isinstance(answers[1], WorkerGone), "and this, which has it killed"
 
 
 TAKEN_OVER = """
