@@ -165,7 +165,8 @@ def test_a_ring_that_is_polled_is_served_without_events(serve) -> None:
 def test_polling_that_finds_nothing_is_given_up(serve) -> None:
     """Each look of four milliseconds ends long before the next request, also where a thread waits for a processor."""
     served = serve(poll_ns=4_000_000)
-    assert served.plane.poll_windows() == [4_000_000]
+    # It begins with all of it, and has looked once or twice already if this thread had to wait.
+    assert served.plane.poll_windows()[0] in [4_000_000 >> looks for looks in range(4)]
     for _ in range(40):
         time.sleep(0.05)
         assert served.guest.do(served.guest.request(FLUSH)) == [OKAY]
