@@ -1,6 +1,6 @@
 /*
- * LD_PRELOAD for Debian's unmodified xenstored 4.17, so that it serves on a machine without Xen: answers what it
- * asks of libxenctrl, libxenevtchn, libxengnttab and /proc/xen.  The machine is the directory $XENSTORED_RUNDIR:
+ * LD_PRELOAD for Debian's unmodified xenstored, 4.17 or 4.20, so that it serves on a machine without Xen: answers what
+ * it asks of libxenctrl, libxenevtchn, libxengnttab and /proc/xen.  The machine is the directory $XENSTORED_RUNDIR:
  *
  *   ring.N    domain N's store ring page, mapped where a grant of N's would be
  *   events    a FIFO; a uint32_t written there is an event channel port that becomes pending
@@ -82,14 +82,33 @@ int xc_interface_close(xc_interface *xch)
     return 0;
 }
 
+static int exists(uint32_t domid)
+{
+    return domid < DOMID_FIRST_RESERVED && (domid == 0 || access(in_rundir("dead", domid), F_OK) != 0);
+}
+
+/* What xenstored asks since 4.18. */
+int xc_domain_getinfo_single(xc_interface *xch, uint32_t domid, xc_domaininfo_t *info)
+{
+    if (!exists(domid)) {
+        errno = ESRCH;
+        return -1;
+    }
+    memset(info, 0, sizeof(*info));
+    info->domain = domid;
+    return 0;
+}
+
+#if XEN_DOMCTL_INTERFACE_VERSION < 0x16
 int xc_domain_getinfo(xc_interface *xch, uint32_t first_domid, unsigned int max_doms, xc_dominfo_t *info)
 {
-    if (first_domid >= DOMID_FIRST_RESERVED || (first_domid && access(in_rundir("dead", first_domid), F_OK) == 0))
+    if (!exists(first_domid))
         return 0;
     memset(info, 0, sizeof(*info));
     info->domid = first_domid;
     return 1;
 }
+#endif
 
 /* libxenevtchn */
 

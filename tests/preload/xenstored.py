@@ -6,17 +6,21 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import selectors
 import socket
 import struct
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from xenvbd.store import Store
 from xenvbd.store_sim import domain
 
-PROGRAM = "/usr/lib/xen-4.17/bin/xenstored"
+PROGRAM = max(Path("/usr/lib").glob("xen-[0-9]*/bin/xenstored"), default=Path("/usr/lib/xen-VERSION/bin/xenstored"))
+VERSION = tuple(int(number) for number in re.findall(r"\d+", PROGRAM.parts[3]))
+START_SECONDS = 30
 DOM0_PORT, FIRST_PORT = 2, 16       # as in shim.c
 RING = 1024                         # XENSTORE_RING_SIZE of xs_wire.h
 REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD = 512, 513, 514, 515     # in words of 32 bits
@@ -38,19 +42,26 @@ class Xenstored:
 
     def __init__(self, directory: Path, shim: Path, domids: tuple[int, ...] = (0,)) -> None:
         if not os.access(PROGRAM, os.X_OK):
-            raise FileNotFoundError(f"{PROGRAM} is not there: install xen-utils-4.17 (scripts/packages.txt)")
+            raise FileNotFoundError(f"{PROGRAM} is not there: install xen-utils-VERSION (scripts/packages.txt)")
         self.directory = directory
         (directory / "xsd_kva").write_bytes(bytes(4096))
         (directory / "xsd_port").write_text(f"{DOM0_PORT}\n")
         os.mkfifo(directory / "events")
         environment = {"LD_PRELOAD": str(shim), "XENSTORED_RUNDIR": str(directory),
                        "XENSTORED_ROOTDIR": str(directory), "PATH": "/usr/bin:/bin"}
-        # -P: the process id comes when the socket is there.
-        self.process = subprocess.Popen([PROGRAM, "-N", "-P"], env=environment, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None and self.process.stdout.readline()
+        self.process = subprocess.Popen([PROGRAM, "-N"], env=environment)
+        self._wait_until_it_listens()
         self.rings = GuestRings(directory)
         for domid in domids:
             self.add_domain(domid)
+
+    def _wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        with socket.socket(socket.AF_UNIX) as client:
+            while client.connect_ex(self.path()):
+                assert self.process.poll() is None, f"xenstored ended with status {self.process.returncode}"
+                assert time.monotonic() < deadline, f"xenstored does not listen after {START_SECONDS} s"
+                time.sleep(0.01)
 
     def path(self, domid: int = 0) -> str:
         """The socket of a domain."""
@@ -73,7 +84,7 @@ class Xenstored:
         """End it all."""
         self.rings.close()
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 class GuestRings:
