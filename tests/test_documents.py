@@ -1,5 +1,6 @@
 """What the documents point to is there."""
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def test_the_commits_that_the_first_hour_walks_through_are_in_the_history() -> N
     text = (TOP / "docs/first-hour.md").read_text()
     commits = re.findall(r"commit ([0-9a-f]{7,})", text)
     assert len(commits) == 3
+    if not shutil.which("git"):
+        return                                      # where packages are built there may be none
     shallow = subprocess.run(["git", "rev-parse", "--is-shallow-repository"], cwd=TOP, capture_output=True, text=True)
     if shallow.stdout.strip() == "false":           # not in an unpacked archive
         for commit in commits:

@@ -143,6 +143,8 @@ UPROBES = {335, 336}
 @pytest.mark.parametrize("what", FORBIDDEN)
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of the system calls are this machine's")
 def test_what_a_worker_may_not_do(inside, what: str) -> None:
+    if "/dev/kmsg" in FORBIDDEN[what] and not os.path.exists("/dev/kmsg"):
+        pytest.skip("no /dev/kmsg here, as in some chroots")
     outcome, number = inside(FORBIDDEN[what])
     assert outcome == "refused" and number in (1, 13), outcome
 

@@ -1,6 +1,7 @@
 """The style that a program can check: sizes, what the I/O thread may be made of, what must not be in a repository."""
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,8 +15,8 @@ MAX_FUNCTION = 60
 
 # Everything that git would take, built files, the licence's text and what fuzzing found aside.
 LISTED = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=TOP,
-                        capture_output=True, text=True, check=False).stdout.splitlines()
-FILES = [TOP / name for name in LISTED
+                        capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
+FILES = [TOP / name for name in LISTED.splitlines()
          if (TOP / name).is_file() and name != "LICENSE" and not name.startswith("tests/fuzz/corpus/")]
 if not FILES:                               # an unpacked archive: there is no git
     FILES = [p for top in ("xenvbd", "include", "tests", "docs", "scripts") for p in (TOP / top).rglob("*.*")

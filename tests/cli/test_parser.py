@@ -1,5 +1,6 @@
 """What the command line takes and refuses."""
 import argparse
+import re
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_a_disks_name_is_made_canonical() -> None:
     ("attach web1 /x sdz", "out of range: expected sda to sdp"),
     ("attach web1 /x xvda --sector-size 1000", "not a power of two from 512 to 1M"),
     ("attach web1 /x xvda --sector-size many", "size 'many': expected a number"),
-    ("attach web1 /x xvda --ring-page-order 5", "invalid choice: 5"),
+    ("attach web1 /x xvda --ring-page-order 5", "invalid choice: '?5"),
     ("--timeout soon list", "duration 'soon'"),
     ("sim --guests 0", "'0' is not a whole number from 1"),
     ("bench", "required: TARGET"),
@@ -53,7 +54,7 @@ def test_a_usage_error_is_2_and_names_the_word_and_the_help(
     with pytest.raises(SystemExit) as stop:
         parse(text)
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and says in said and "--help" in said
+    assert stop.value.code == 2 and re.search(says, said) and "--help" in said
 
 
 @pytest.mark.parametrize("text", ["--help", "list --help", "--version", "--verbs", "bench --long-options"])

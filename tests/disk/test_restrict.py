@@ -68,7 +68,8 @@ def attempt(ring, opcode, flags=FIXED_FILE, fd=0) -> int:
     ctypes.memset(sqe, 0, 64)
     sqe[0], sqe[1] = opcode, flags
     ctypes.c_int.from_buffer(sqe, 4).value = fd
-    ring.array[at] = at
+    if ring.array:                              # liburing 2.6 does without, where the kernel does
+        ring.array[at] = at
     ring.sq.tail[0] = tail + 1
     assert libc.syscall(SYS_io_uring_enter, ring.fd, 1, 1, 1, None, 0) == 1
     head = ring.cq.head[0]
