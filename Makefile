@@ -5,6 +5,9 @@ SOURCES := $(shell find xenvbd include -name '*.pyx' -o -name '*.pxd' -o -name '
 # What `make demo` and `make bench` do, for those who want something else.
 DEMO := --guests 2 --seconds 5
 BENCH :=
+# Another Debian than this machine's, for the package and its tests: `make deb test-deb test-xen XENVBD_SUITE=trixie`.
+export XENVBD_SUITE ?=
+DIST := dist$(if $(XENVBD_SUITE),/$(XENVBD_SUITE))
 
 .PHONY: dist/tested help setup build build-debian deb demo test test-asan test-crash test-xen test-xen-all bench-xen lint bench coverage fuzz clean
 
@@ -50,9 +53,9 @@ deb:
 
 # What make deb built.
 test-deb:
-	@tests/debian/lint dist
-	@tests/debian/reproducible dist
-	@tests/debian/run dist/python3-xenvbd_*.deb
+	@tests/debian/lint $(DIST)
+	@tests/debian/reproducible $(DIST)
+	@tests/debian/run $(DIST)/python3-xenvbd_*.deb
 
 demo: build
 	@scripts/demo $(DEMO)
@@ -70,7 +73,7 @@ test-crash: build
 
 # What stands in dist is tested (`make deb`); without any, it is built, without its own tests.
 dist/tested: setup
-	@ls dist/python3-xenvbd_*.deb >/dev/null 2>&1 || DEB_BUILD_OPTIONS=nocheck $(MAKE) deb
+	@ls $(DIST)/python3-xenvbd_*.deb >/dev/null 2>&1 || DEB_BUILD_OPTIONS=nocheck $(MAKE) deb
 
 test-xen: dist/tested
 	timeout -k 10 2700 $(PYTHON) -m pytest --confcutdir=tests/xen -v -m short tests/xen
