@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("xenstore-write"), reason="need
 
 @pytest.fixture
 def host():
-    with contextlib.closing(SimHost(domids=(0, 1), kinds="vbd")) as made:
+    with contextlib.closing(SimHost(domids=(0, 1), kinds="vbd,vbd3")) as made:
         yield made.start()
 
 
@@ -31,14 +31,14 @@ def store(host):
         yield made
 
 
-def disk(host, store, params, state="2"):
-    """libxl's areas of a disk with backendtype=phy; back when the daemon has got to a state."""
-    nodes = {f"{AREA}/{name}": value for name, value in {
+def disk(host, store, params, state="2", area=AREA):
+    """libxl's areas of a disk with backendtype=phy, or tap; back when the daemon has got to a state."""
+    nodes = {f"{area}/{name}": value for name, value in {
         "frontend": FRONT, "params": params, "script": str(SCRIPT), "frontend-id": "1", "online": "1", "state": "1",
         "dev": "xvda", "type": "phy", "mode": "w", "device-type": "disk"}.items()}
-    nodes |= {f"{FRONT}/backend": AREA, f"{FRONT}/backend-id": "0", f"{FRONT}/state": "1"}
+    nodes |= {f"{FRONT}/backend": area, f"{FRONT}/backend-id": "0", f"{FRONT}/state": "1"}
     store.transaction(lambda tx: [tx.write(path, value) for path, value in nodes.items()] and None)
-    wait(lambda: store.get(f"{AREA}/state") == state.encode(), f"state {state}")
+    wait(lambda: store.get(f"{area}/state") == state.encode(), f"state {state}")
 
 
 def run(host, *words, path="backend/vbd/1/51712"):
@@ -54,8 +54,8 @@ def run(host, *words, path="backend/vbd/1/51712"):
     return done.returncode, done.stdout + done.stderr
 
 
-def node(store, name):
-    value = store.get(f"{AREA}/{name}")
+def node(store, name, area=AREA):
+    value = store.get(f"{area}/{name}")
     return None if value is None else value.decode()
 
 
@@ -71,6 +71,13 @@ def test_a_target_without_a_path_has_no_device(host, store):
     disk(host, store, "mem:1M")
     assert run(host, "add") == (0, "")
     assert node(store, "physical-device-path") is None
+
+
+def test_of_a_vbd3_no_path_is_written_that_libxl_would_take_for_a_socket(host, store):
+    area = AREA.replace("/vbd/", "/vbd3/")
+    disk(host, store, f"aio:{host.image('a.img')}", area=area)
+    assert run(host, "add", path="backend/vbd3/1/51712") == (0, "")
+    assert node(store, "physical-device-path", area) is None and node(store, "hotplug-status", area) == "connected"
 
 
 def test_a_disk_that_the_daemon_does_not_serve_fails_with_the_reason(host, store):
