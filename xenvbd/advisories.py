@@ -16,7 +16,7 @@ POINT = {(4, 17): 7, (4, 18): 6, (4, 19): 6, (4, 20): 4, (4, 21): 2, (4, 22): 0}
 RELEASED = "XSA-484, XSA-486, XSA-500 and XSA-501"
 UNRELEASED = "XSA-517 and XSA-523 (November 2026)"
 # Debian's first package of each series with all of them.
-DEBIAN_XEN = {(4, 17): "4.17.7+13-g2445b30a44-0+deb12u1"}
+DEBIAN_XEN = {(4, 17): "4.17.7+13-g2445b30a44-0+deb12u1", (4, 20): "4.20.4+63-g7abfd2bce2-0+deb13u1"}
 LINUX, LINUX_FIXED = (6, 1), (6, 6)             # the first that will do; the first that came out with XSA-441 fixed
 DEBIAN_LINUX = "6.1.64-1"                       # the same of Debian's 6.1
 
@@ -52,7 +52,7 @@ def xen(series: Series, extra: str, package: str | None, newer: Newer) -> Verdic
 def _debian(name: str, series: Series, point: int, package: str, newer: Newer) -> Verdict:
     if not newer(package, DEBIAN_XEN[series]):
         lacking = UNRELEASED if point >= POINT[series] else f"{RELEASED}, {UNRELEASED}"
-        return Verdict("warn", f"Debian's Xen {package} has no fixes of {lacking}",
+        return Verdict("warn", f"Debian's Xen {package} does not have all fixes of {lacking}",
                        f"apt upgrade to {DEBIAN_XEN[series]} or later, and reboot")
     if point < POINT[series]:
         return Verdict("warn", f"Debian's Xen {package} is installed, and {name}, which is older, still runs", "reboot")
