@@ -24,19 +24,21 @@ TASKS = """for worker in $(pgrep -f ^xenvbd-worker); do
     for ring in $(ls -l /proc/$worker/fd | sed -n 's/.* \\([0-9]*\\) -> anon_inode:.io_uring.$/\\1/p'); do
         echo "== ring $ring"; cat /proc/$worker/fdinfo/$ring; done
 done"""
+# Which Debian, and so which Xen: see build-images.
+SUITE = os.environ.get("XENVBD_SUITE", "")
 
 
 def cache_directory() -> Path:
     """Where the images are kept: they outlive `make clean`."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get("XENVBD_XEN_CACHE") or f"{home}/xenvbd-xen")
+    return Path(os.environ.get("XENVBD_XEN_CACHE") or f"{home}/xenvbd-xen" + (SUITE and f"-{SUITE}"))
 
 
 def newest_package(top: Path) -> Path:
-    """The Debian package under test: $XENVBD_DEB, or what `make deb` left in dist."""
-    given = os.environ.get("XENVBD_DEB")
-    found = [Path(given)] if given else sorted((top / "dist").glob("python3-xenvbd_*.deb"), key=os.path.getmtime)
-    assert found, "no Debian package in dist: run make deb"
+    """The Debian package under test: $XENVBD_DEB, or what `make deb` left in dist, or dist/$XENVBD_SUITE."""
+    given, dist = os.environ.get("XENVBD_DEB"), top / "dist" / SUITE
+    found = [Path(given)] if given else sorted(dist.glob("python3-xenvbd_*.deb"), key=os.path.getmtime)
+    assert found, f"no Debian package in {dist}: run make deb" + (SUITE and f" XENVBD_SUITE={SUITE}")
     return found[-1]
 
 
