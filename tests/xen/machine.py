@@ -187,6 +187,11 @@ class Machine:
         """Run a shell command in dom0; what it printed.  CommandFailed unless it exits 0 or check is off."""
         return self._shell.run(command, timeout, check)
 
+    def version(self) -> tuple[int, int]:
+        """Xen's: (4, 20)."""
+        major, minor = self.dom0("cat /sys/hypervisor/version/major /sys/hypervisor/version/minor").split()
+        return int(major), int(minor)
+
     @property
     def shell(self) -> Shell:
         """dom0's shell, for a command that shall go on while something else happens."""

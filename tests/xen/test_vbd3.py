@@ -17,9 +17,9 @@ TAP_SINCE = (4, 19)
 @pytest.fixture(autouse=True)
 def claimed(xenvbd: Xenvbd) -> None:
     """The daemon claims vbd3 and nothing else."""
-    version = xenvbd.dom0("xl info | sed -n 's/^xen_version *: //p'")
-    if tuple(int(number) for number in version.split(".")[:2]) < TAP_SINCE:
-        pytest.skip(f"xl of Xen {version} refuses backendtype=tap; 4.19 is the first that makes vbd3 of it")
+    version = xenvbd.machine.version()
+    if version < TAP_SINCE:
+        pytest.skip("xl of Xen {}.{} refuses backendtype=tap; 4.19 is the first to make vbd3 of it".format(*version))
     claim(xenvbd, "vbd3")
 
 
