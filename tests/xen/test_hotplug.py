@@ -76,6 +76,20 @@ def test_what_was_answered_before_a_detach_under_load_is_in_the_image(pv: Guest,
     xenvbd.nothing_left(domid, image)
 
 
+def test_xls_disk_specifications_are_taken_as_they_stand(pv: Guest, xenvbd: Xenvbd) -> None:
+    image, other, domid = xenvbd.image("web"), xenvbd.image("other", "8M"), pv.domid
+    for words, vdev, ro in ((f"vdev=xvdb,format=raw,access=rw,target={image}", "xvdb", "0"),
+                            (f"{other},raw,xvdc,r", "xvdc", "1")):
+        assert xenvbd.dom0(f"xenvbd --timeout 60 attach pv '{words}'", 90) == f"pv:{vdev}"
+        pv.wait_for(f"[ -b /dev/{vdev} ]")
+        assert pv.run(f"cat /sys/block/{vdev}/ro") == ro
+    inside = pv.run(workload.written("/dev/xvdb", 2)).split()[0]
+    for vdev in ("xvdb", "xvdc"):
+        xenvbd.detach(pv, vdev)
+    assert xenvbd.checksum(image) == inside
+    xenvbd.nothing_left(domid, image, other)
+
+
 def test_several_disks_of_a_guest_work_at_once_and_leave_one_by_one(pv: Guest, xenvbd: Xenvbd) -> None:
     domid, vdevs = pv.domid, ("xvdb", "xvdc", "xvdd", "xvde")
     images = {vdev: xenvbd.image(vdev, f"{4 + 4 * number}M") for number, vdev in enumerate(vdevs)}

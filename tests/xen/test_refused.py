@@ -8,6 +8,15 @@ from tests.xen.line import wait
 from tests.xen.xenvbd import Xenvbd
 
 FAILED, PROPERTY, NOT_ALLOWED = 1, 2, 7
+# An automounter that never answers: what is opened below /srv/dead hangs, as on a dead server's NFS.
+HANGING = """
+import ctypes, os
+ends = os.pipe()
+options = f"fd={ends[1]},pgrp={os.getpgrp()},minproto=5,maxproto=5,indirect"
+ctypes.CDLL(None).mount(b"automount", b"/srv/dead", b"autofs", 0, options.encode())
+while True:
+    os.read(ends[0], 4096)
+"""
 
 
 def test_a_target_that_cannot_be_served_is_refused_with_its_reason(pv: Guest, xenvbd: Xenvbd) -> None:
@@ -38,6 +47,24 @@ def test_xl_is_told_why_a_target_cannot_be_served(pv: Guest, xenvbd: Xenvbd) -> 
     assert "missing.img" in xenvbd.dom0("xenvbd explain pv:xvdb", check=False)
     xenvbd.dom0("xl block-detach pv xvdb")
     xenvbd.nothing_left(domid)
+
+
+def test_a_target_that_hangs_is_given_up_before_libxl_would_and_others_are_served(pv: Guest, xenvbd: Xenvbd) -> None:
+    """libxl gives a backend ten seconds; the daemon takes eight, and tells."""
+    image, domid = xenvbd.image("web", "8M"), pv.domid
+    xenvbd.dom0(f"mkdir /srv/dead; modprobe autofs4; cat >/root/hanging <<'END'\n{HANGING}END\n"
+                "setsid python3 /root/hanging >/dev/null 2>&1 & until mountpoint -q /srv/dead; do sleep 0.2; done")
+    xenvbd.dom0("xl block-attach pv vdev=xvdb,backendtype=qdisk,format=raw,target=/srv/dead/a.img", check=False)
+    area = f"/local/domain/0/backend/qdisk/{domid}/51728"
+    xenvbd.attach(pv, image, "xvdc")
+    wait("a reason", lambda: "/srv/dead/a.img: no answer in 8 s" in xenvbd.dom0(
+        f"xenstore-read {area}/hotplug-error", check=False), 30)
+    assert "no answer in 8 s" in xenvbd.dom0("xenvbd explain pv:xvdb", check=False)
+    said = xenvbd.dom0("xenvbd attach pv /srv/dead/b.img xvdd; echo status $?", 60)
+    assert "no answer in 8 s" in said and said.endswith(f"status {FAILED}"), said
+    xenvbd.dom0("xl block-detach pv xvdb")
+    xenvbd.detach(pv, "xvdc")
+    xenvbd.nothing_left(domid, image)
 
 
 @pytest.mark.short
