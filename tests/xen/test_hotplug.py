@@ -5,7 +5,7 @@ import pytest
 
 from tests.xen import workload
 from tests.xen.guest import Guest
-from tests.xen.xenvbd import Xenvbd
+from tests.xen.xenvbd import TIMEOUT, Xenvbd
 
 
 @pytest.mark.short
@@ -80,7 +80,7 @@ def test_xls_disk_specifications_are_taken_as_they_stand(pv: Guest, xenvbd: Xenv
     image, other, domid = xenvbd.image("web"), xenvbd.image("other", "8M"), pv.domid
     for words, vdev, ro in ((f"vdev=xvdb,format=raw,access=rw,target={image}", "xvdb", "0"),
                             (f"{other},raw,xvdc,r", "xvdc", "1")):
-        assert xenvbd.dom0(f"xenvbd --timeout 60 attach pv '{words}'", 90) == f"pv:{vdev}"
+        assert xenvbd.dom0(f"xenvbd {TIMEOUT} attach pv '{words}'", 90) == f"pv:{vdev}"
         pv.wait_for(f"[ -b /dev/{vdev} ]")
         assert pv.run(f"cat /sys/block/{vdev}/ro") == ro
     inside = pv.run(workload.written("/dev/xvdb", 2)).split()[0]

@@ -10,7 +10,7 @@ import pytest
 from tests.xen import workload
 from tests.xen.guest import Guest
 from tests.xen.line import wait
-from tests.xen.xenvbd import Xenvbd
+from tests.xen.xenvbd import TIMEOUT, Xenvbd
 
 KILLS = int(os.environ.get("XENVBD_XEN_KILLS", "10"))
 MANY = int(os.environ.get("XENVBD_XEN_MANY_KILLS", "100"))
@@ -29,7 +29,7 @@ def strike(xenvbd: Xenvbd, whom: str, *vdevs: str, delay: float = 0.0) -> None:
     assert workers
     worker = " ".join(map(str, workers))
     if whom == "restart":
-        xenvbd.dom0(f"xenvbd --timeout 60 restart --worker pv:{vdevs[0]}", 90)
+        xenvbd.dom0(f"xenvbd {TIMEOUT} restart --worker pv:{vdevs[0]}", 90)
     elif whom == "both":
         xenvbd.dom0(f"kill -9 {worker}; sleep {delay}; kill -9 $(cat /run/xenvbd/manager.lock); sleep 0.2", check=False)
         xenvbd.service("start")

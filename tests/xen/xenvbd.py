@@ -5,10 +5,12 @@ import json
 from typing import Any
 
 from tests.xen.guest import Guest
-from tests.xen.line import wait
+from tests.xen.line import PATIENCE, wait
 from tests.xen.machine import Machine
 
 BACKEND = "/local/domain/0/backend"
+# As long as the harness waits for it.
+TIMEOUT = f"--timeout {60 * PATIENCE:g}"
 
 
 class Xenvbd:
@@ -35,14 +37,14 @@ class Xenvbd:
 
     def attach(self, guest: Guest, target: str, vdev: str, options: str = "") -> str:
         """`xenvbd attach`, until the guest has made its disk: what it printed."""
-        output = self.dom0(f"xenvbd --timeout 60 attach {options} {guest.name} {target} {vdev}", 90)
+        output = self.dom0(f"xenvbd {TIMEOUT} attach {options} {guest.name} {target} {vdev}", 90)
         if "--no-wait" not in options:
             guest.wait_for(f"[ -b /dev/{vdev} ]")
         return output
 
     def detach(self, guest: Guest, vdev: str, options: str = "") -> str:
         """`xenvbd detach`: what it printed."""
-        return self.dom0(f"xenvbd --timeout 60 detach {options} {guest.name}:{vdev}", 90)
+        return self.dom0(f"xenvbd {TIMEOUT} detach {options} {guest.name}:{vdev}", 90)
 
     def disks(self) -> list[dict[str, Any]]:
         """`xenvbd --json list`."""
