@@ -108,6 +108,7 @@ def test_beside_blkback_and_qemu_in_one_guest(new_guest: Maker, xenvbd: Xenvbd) 
         assert guest.run(f"sha256sum /dev/{name}").split()[0] == xenvbd.checksum(image)
     assert [disk["name"] for disk in xenvbd.disks()] == ["xvdb"]
     xenvbd.detach(guest, "xvdb")
+    guest.wait_for("[ ! -e /sys/block/xvdb ]")
     assert guest.run("ls /sys/block").split() == ["xvdc", "xvdd"]
 
 
