@@ -1,13 +1,14 @@
 """The end of sim, the figures of bench, and the rates in between."""
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xenvbd.cli import figures, parser, report
-from xenvbd.cli.pauses import percentiles
+from xenvbd.cli.pauses import Pauses, percentiles
 from xenvbd.stats import BUCKETS, bucket_of
 from xenvbd.target import Target, parse
 
@@ -91,3 +92,10 @@ def test_bench_tells_of_kills_what_most_guests_waited_and_the_longest() -> None:
     seconds = [n / 1000 for n in range(1, 201)]
     assert percentiles(reversed(seconds)) == {"p50": 101.0, "p99": 199.0, "max": 200.0}
     assert percentiles([0.08]) == {"p50": 80.0, "p99": 80.0, "max": 80.0}
+
+
+def test_a_kill_after_which_the_load_was_over_is_no_pause() -> None:
+    seconds: list[float] = []
+    with subprocess.Popen(["sleep", "60"]) as process:
+        Pauses(3, lambda: 7, seconds).kill(process.pid, 10, lambda: True)
+        assert process.wait(10) == -9 and seconds == []

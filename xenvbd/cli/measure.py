@@ -93,8 +93,13 @@ class Bench:
         """Kill the worker, and count the next one's processor time from where it serves."""
         pid = self.show()["pid"]
         self.worker_cpu += cpu_seconds(pid)
-        self.pauses.kill(pid, SLACK_SECONDS)
+        self.pauses.kill(pid, SLACK_SECONDS, self.ended)
         self.worker_cpu -= cpu_seconds(self.show()["pid"])
+
+    def ended(self) -> bool:
+        """Whether the guest has done its load."""
+        self.machine.streams.wait(0)
+        return "result" in self.events
 
     def answered(self) -> int:
         """Requests so far, by the counters that outlive a worker."""

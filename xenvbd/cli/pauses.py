@@ -38,8 +38,9 @@ class Pauses:
         """Whether it is time for the next kill."""
         return len(self.seconds) < self._all and time.monotonic() >= self._next
 
-    def kill(self, pid: int, patience: float) -> None:
-        """Kill the worker, and wait; Error if the guest is not served again within so many seconds."""
+    def kill(self, pid: int, patience: float, ended: Callable[[], bool]) -> None:
+        """Kill the worker, and wait; Error if the guest is not served again within so many seconds.  ended: whether the
+        load is over, and so nothing more will be answered."""
         self._next = time.monotonic() + APART_SECONDS
         process = os.pidfd_open(pid)
         started = time.monotonic()
@@ -50,6 +51,8 @@ class Pauses:
             os.close(process)
         before = self._ops()
         while self._ops() == before:
+            if ended():
+                return
             if time.monotonic() - started > patience:
                 raise Error(errno.ETIMEDOUT, f"the guest is not served again {patience:g} s after its worker died")
             time.sleep(LOOK_SECONDS)
