@@ -90,11 +90,11 @@ class Fio(Contestant):
         return case.io != "null"
 
     def run(self, case: Case, image: Path, seconds: float) -> Result:
-        # Buffered writes go to io_uring's threads: there preadv2/pwritev2 are its fastest engine.
+        # Buffered writes go to io_uring's threads: there plain pread() and pwrite() are its fastest engine.
         sync = case.writing and case.io == "cached"
         several = case.queues * case.disks > 1
         jobs = ["--thread", f"--numjobs={case.queues}", "--group_reporting"] if case.queues > 1 else []
-        engine = ["--ioengine=pvsync2"] if sync else [
+        engine = ["--ioengine=psync"] if sync else [
             "--ioengine=io_uring", f"--iodepth={case.depth}", f"--iodepth_batch_submit={case.depth}",
             "--iodepth_batch_complete_min=1", f"--iodepth_batch_complete_max={case.depth}", "--fixedbufs",
             "--registerfiles"]

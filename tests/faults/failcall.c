@@ -136,6 +136,12 @@ ssize_t pread64(int fd, void *data, size_t length, off64_t offset)
     return REAL(pread64)(fd, data, length, offset);
 }
 
+ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset)
+{
+    FAILS("pwrite", EIO, EINTR, -1);
+    return REAL(pwrite64)(fd, data, length, offset);
+}
+
 ssize_t preadv64(int fd, const struct iovec *iov, int count, off64_t offset)
 {
     FAILS("preadv", EIO, EINTR, -1);

@@ -9,14 +9,14 @@ Rule = tuple[str, tuple[tuple[int, int, int], ...]]
 
 PLAIN = (
     # files: what came as a descriptor, and what Landlock lets it open (on Xen the grant device)
-    "openat", "close", "read", "write", "preadv2", "pwritev2", "fdatasync", "fallocate", "ftruncate",
+    "openat", "close", "read", "write", "pread64", "pwrite64", "preadv2", "pwritev2", "fdatasync", "fallocate",
+    "ftruncate",
     "fstat", "newfstatat",                  # fstat(), until glibc 2.38 and since
     "statx", "fstatfs",
     # memory
     "munmap", "brk",
     # threads
-    "futex", "set_robust_list", "rseq", "exit", "exit_group", "rt_sigprocmask", "rt_sigreturn", "restart_syscall",
-    "clock_nanosleep",
+    "futex", "rseq", "exit", "exit_group", "rt_sigprocmask", "rt_sigreturn", "restart_syscall", "clock_nanosleep",
     # the clock: the vDSO asks the kernel where the clock source cannot be read from user space, as in a dom0
     "clock_gettime",
     # waiting
@@ -30,14 +30,15 @@ PLAIN = (
 WAITS = ("epoll_wait", "epoll_pwait")
 
 # Those that only a machine of files needs: FIFOs are its event channels.
-MAKING = ("mknodat", "unlinkat", "pread64", "getpid")
+MAKING = ("mknodat", "unlinkat", "getpid")
 
 # Seen from here the kernel is older: glibc does without, or with something that can be looked into.
 ABSENT = ("clone3",)
 
 # What is asked for and not needed fails as all else does: mremap(), where malloc() then copies; sched_getaffinity(),
-# for the number of its arenas; gettid(), for what Python shows of a thread; getpid(), tgkill() and rt_sigaction() of
-# abort(), which then ends the process with a fault; getsockname() of accept(), which knows.
+# for the number of its arenas; set_robust_list(), for mutexes that there are none of; gettid(), for what Python shows of
+# a thread; getpid(), tgkill() and rt_sigaction() of abort(), which then ends the process with a fault; getsockname() of
+# accept(), which knows.
 
 PROT_EXEC = 4
 MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x02, 0x0F, 0x20, 0x100
