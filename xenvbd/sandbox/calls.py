@@ -36,9 +36,9 @@ MAKING = ("mknodat", "unlinkat", "getpid")
 ABSENT = ("clone3",)
 
 # What is asked for and not needed fails as all else does: mremap(), where malloc() then copies; sched_getaffinity(),
-# for the number of its arenas; set_robust_list(), for mutexes that there are none of; gettid(), for what Python shows of
-# a thread; getpid(), tgkill() and rt_sigaction() of abort(), which then ends the process with a fault; getsockname() of
-# accept(), which knows.
+# for the number of its arenas; set_robust_list(), for mutexes that there are none of; gettid(), for what Python shows
+# of a thread; getpid(), tgkill() and rt_sigaction() of abort(), which then ends the process with a fault; getsockname()
+# of accept(), which knows.
 
 PROT_EXEC = 4
 MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x02, 0x0F, 0x20, 0x100
