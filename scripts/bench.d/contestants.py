@@ -40,12 +40,13 @@ class Case:
 @dataclass(frozen=True)
 class Result:
     """Requests a second; microseconds of CPU a request where the data is served; latencies where they are known; how
-    often a request the guest was notified, the server was, and the server submitted or waited for I/O."""
+    often a request the guest was notified, the server was, it slept, and it submitted or waited for I/O."""
 
     iops: float
     cpu: float = 0.0
     out: float = 0.0
     into: float = 0.0
+    wakeups: float = 0.0
     submits: float = 0.0
     p50: float = 0.0
     p99: float = 0.0
@@ -132,7 +133,7 @@ class Xenvbd(Contestant):
         found = json.loads(run(self.command(case, image, seconds), self.top))
         each = found["per-request"]
         return Result(found["iops"], found["cpu-us"]["backend"], each["events-out"], each["events-in"],
-                      each["submits"], found["p50-us"], found["p99-us"], found["p99.9-us"])
+                      each.get("wakeups", 0.0), each["submits"], found["p50-us"], found["p99-us"], found["p99.9-us"])
 
 
 class OneRing(Xenvbd):

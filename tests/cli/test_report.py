@@ -79,12 +79,12 @@ def test_bench_brings_both_ends_together() -> None:
     histogram[bucket_of(100_000)] = 1000
     result = {"ops": 1000, "errors": 0, "seconds": 1.0, "iops": 1000.0, "bytes-per-second": 4096000, "cpu": 0.001,
               "latency": histogram}
-    counters = {"events-in": 30, "events-out": 40, "submits": 50, "grant-copies": 60}
+    counters = {"events-in": 30, "events-out": 40, "wakeups": 45, "submits": 50, "grant-copies": 60}
     found = figures.measured(options, parse("null:1G"), {"engine": "null", "stats": counters}, result, 0.002)
     assert found["cpu-us"] == {"backend": 2.0, "frontend": 1.0}
     assert 80 < found["p50-us"] < 120 and found["per-request"]["events-in"] == 0.03
     said = figures.text(json.loads(json.dumps(found)))
-    assert "0.0300 notifications in, 0.0400 out, 0.0500 submits, 0.0600 grant copies" in said
+    assert "0.0300 notifications in, 0.0400 out, 0.0450 wake-ups, 0.0500 submits, 0.0600 grant copies" in said
     assert "polling linux guest" in said and "pause" not in said
 
 

@@ -11,7 +11,7 @@ from xenvbd.cli.pauses import percentiles
 from xenvbd.target import Target
 
 # Counters of the backend that are shown as so many a request, and what they are called there.
-PER_REQUEST = {"events-in": "notifications in", "events-out": "out", "submits": "submits",
+PER_REQUEST = {"events-in": "notifications in", "events-out": "out", "wakeups": "wake-ups", "submits": "submits",
                "grant-copies": "grant copies"}
 
 
