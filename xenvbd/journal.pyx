@@ -131,7 +131,7 @@ cdef class Journal:
     def begun(fd):
         """Whether the file is a journal, of whatever ring and version: without one nothing was ever consumed."""
         cdef uint64_t magic = XENVBD_JOURNAL_MAGIC
-        return read_at(fd, sizeof(magic), 0) == (<char *>&magic)[:sizeof(magic)]
+        return os.pread(fd, sizeof(magic), 0) == (<char *>&magic)[:sizeof(magic)]
 
     def reconcile(self):
         """Make it what a later worker has to go on with; how many requests that is to begin again.
@@ -220,16 +220,10 @@ cdef void write_header(xenvbd_journal_header *header, identity, uint32_t entries
     header.req_cons = header.rsp_prod = index
 
 
-cdef bytes read_at(fd, size_t length, offset):
-    """As os.pread(), which a worker's sandbox does not have."""
-    data = bytearray(length)
-    return bytes(data[:os.preadv(fd, [data], offset)])
-
-
 def version_of(fd):
     """(version, version of xenvbd that made it) of a journal; (0, "") if it is none."""
     cdef xenvbd_journal_header header
-    cdef bytes raw = read_at(fd, sizeof(header), 0)
+    cdef bytes raw = os.pread(fd, sizeof(header), 0)
     if len(raw) < <Py_ssize_t>sizeof(header) or not Journal.begun(fd):
         return 0, ""
     memcpy(&header, <char *>raw, sizeof(header))
@@ -263,13 +257,13 @@ def unanswered(path):
     except OSError:
         return []
     try:
-        raw = read_at(fd, sizeof(header), 0)
+        raw = os.pread(fd, sizeof(header), 0)
         if len(raw) < <Py_ssize_t>sizeof(header):
             return []
         memcpy(&header, <char *>raw, sizeof(header))
         if (header.magic, header.version) != (XENVBD_JOURNAL_MAGIC, VERSION) or header.req_cons == header.rsp_prod:
             return []
-        raw = read_at(fd, header.nr_slots * sizeof(slot), XENVBD_JOURNAL_HEADER_SIZE)
+        raw = os.pread(fd, header.nr_slots * sizeof(slot), XENVBD_JOURNAL_HEADER_SIZE)
     finally:
         os.close(fd)
     found = []

@@ -334,8 +334,7 @@ def confine(spec: str, domid: int) -> None:
         log.warning("worker %d: not confined, for XENVBD_SANDBOX=off", domid)
         return
     boot_id()                                           # now: later it cannot be read
-    rings.keep()
-    confinement = sandbox.lock_down(hv.places(spec))
+    confinement = sandbox.lock_down(hv.places(spec), last=rings.keep)
     log.log(logging.WARNING if confinement.missing else logging.INFO, "worker %d: confined: %s", domid, confinement)
 
 

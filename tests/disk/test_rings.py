@@ -97,3 +97,53 @@ def test_where_none_is_left_that_is_said_and_nothing_is_made(process) -> None:
         while len(sessions) + len(errors) < 23: pass
         answer = [len(sessions), errors == [errno.EMFILE] * 3, rings.left(33), rings.unavailable() == errno.EMFILE]
         release.set()""") == [20, True, 0, True]
+
+
+HOARD = """
+    from xenvbd.dataplane.iothread import IoThread
+    import time
+    disk = opened()
+
+    def queue(entries, lingers=0.0):
+        go = threading.Event()
+        def body(report):
+            try:
+                session = Session(disk, depth=entries, slot_bytes=4096)
+            except OSError as exc:
+                report(-exc.errno)
+                return
+            report(0)
+            go.wait()
+            session.close()
+            time.sleep(lingers)         # the thread unmaps what it kept of the guest
+        return IoThread(body, rings.kind_of(entries)), go
+    """
+
+
+def test_a_thread_with_a_large_ring_uses_that_and_takes_no_small_one_too(process) -> None:
+    """What is left is what a queue can have: a disk for which there is too little is served by threads."""
+    assert process(HOARD + """
+    threads = [queue(513) for _ in range(8)]
+    for thread, go in threads: go.set()
+    for thread, go in threads: thread.join()
+    threads = [queue(33) for _ in range(8)]
+    answer = [rings.left(513)]
+    try:
+        queue(513)
+    except OSError as exc:
+        answer.append(exc.errno)
+    print(json.dumps(answer)); sys.stdout.flush(); os._exit(0)""") == [0, 24]
+
+
+def test_a_ring_is_left_only_when_its_thread_waits_for_a_queue(process) -> None:
+    """The thread still unmaps what it kept of the guest, and no other can have it."""
+    assert process(HOARD + """
+    threads = [queue(513, 2.0) for _ in range(8)]
+    for thread, go in threads: go.set()
+    time.sleep(0.5)
+    answer = [rings.left(513)]
+    try:
+        queue(513)
+    except OSError as exc:
+        answer.append(exc.errno)
+    print(json.dumps(answer)); sys.stdout.flush(); os._exit(0)""") == [0, 24]

@@ -204,8 +204,7 @@ def kept(name, *kinds):
     get = ctypes.pythonapi.PyCapsule_GetPointer
     return ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(get(capsule, ctypes.pythonapi.PyCapsule_GetName(capsule)))
 
-rings.keep()
-sandbox.lock_down([])
+sandbox.lock_down([], last=rings.keep)
 assert uring.io_uring_queue_init_params(8, ctypes.byref(Ring()), ctypes.create_string_buffer(120)) == -1, "a new ring"
 ring = Ring()
 assert kept("ring_take", ctypes.c_void_p, ctypes.c_uint)(ctypes.addressof(ring), 8) == 1
@@ -224,3 +223,71 @@ def test_W10_no_ring_that_it_has_or_makes_opens_a_socket_or_a_file() -> None:
     done = subprocess.run([sys.executable, "-c", TAKEN_OVER], capture_output=True, text=True, timeout=60,
                           check=False, cwd=top, env=os.environ | {"PYTHONPATH": str(top)})
     assert done.returncode == 0, done.stderr
+
+
+REGISTERS = """
+import ctypes, errno, mmap, os, struct
+from xenvbd import sandbox
+from xenvbd.disk import rings
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+BUFFERS2, BUFFERS_UPDATE, PBUF_RING, MIB = 15, 16, 22, 1 << 20
+
+def register(fd, what, data, count):
+    buffer = ctypes.create_string_buffer(data, len(data))
+    rc = libc.syscall(427, fd, what, ctypes.byref(buffer), count)
+    return -ctypes.get_errno() if rc < 0 else rc
+
+sandbox.PINNED = 64 * MIB
+sandbox.lock_down([], last=rings.keep)
+ring = next(fd for fd in range(3, 99) if register(fd, BUFFERS2, struct.pack("=IIQQQ", 99, 1, 0, 0, 0), 32) == 0)
+"""
+
+
+def registers(program: str) -> None:
+    top = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", REGISTERS + program], capture_output=True, text=True, timeout=60,
+                          check=False, cwd=top, env=os.environ | {"PYTHONPATH": str(top)})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(bool(unavailable()), reason="io_uring is not available on this host")
+def test_W12_what_it_pins_and_unmaps_is_counted() -> None:
+    """Pinned memory that is mapped nowhere counts neither for RLIMIT_DATA nor for who is killed when memory is short."""
+    registers("""
+pinned = 0
+for number in range(99):
+    address = libc.mmap(None, 16 * MIB, 3, 0x22, -1, 0)
+    vector = ctypes.create_string_buffer(struct.pack("=QQ", address, 16 * MIB), 16)
+    rc = register(ring, BUFFERS_UPDATE, struct.pack("=IIQQII", number, 0, ctypes.addressof(vector), 0, 1, 0), 32)
+    libc.munmap(address, 16 * MIB)
+    if rc != 1:
+        break
+    pinned += 16 * MIB
+assert rc == -errno.ENOMEM and pinned <= 64 * MIB, (rc, pinned)
+""")
+
+
+@pytest.mark.skipif(bool(unavailable()), reason="io_uring is not available on this host")
+def test_W13_a_ring_that_is_not_enabled_takes_no_memory_of_the_kernel_s() -> None:
+    """Its restrictions hold only once it is enabled: until then it could be asked for buffers, half a megabyte each."""
+    registers("""
+assert register(ring, PBUF_RING, struct.pack("=QIHHQQQ", 0, 32768, 1, 1, 0, 0, 0), 1) == -errno.EPERM
+""")
+
+
+@pytest.mark.skipif(bool(unavailable()), reason="io_uring is not available on this host")
+def test_what_may_be_registered_is_the_same_list_for_the_filter_and_for_the_rings() -> None:
+    registers("""
+def allowed(fd, what):
+    refused = libc.syscall(427, fd, what, 0, 0) < 0 and ctypes.get_errno() in (errno.EPERM, errno.EACCES)
+    return not refused
+
+assert libc.syscall(427, ring, 12, 0, 0) == 0, "enabled"
+by_filter = [what for what in range(64) if allowed(-1, what)]
+by_ring = [what for what in range(64) if allowed(ring, what)]
+assert by_filter == sorted([*by_ring, 12]) and len(by_ring) == 10, (by_filter, by_ring)
+""")

@@ -86,7 +86,8 @@ def _run(work: list[Any]) -> None:
         if not (kinds := rings.kinds_of_thread()):
             return
         inbox: SimpleQueue[list[Any]] = SimpleQueue()
-        WAITING.append((kinds, inbox))
+        WAITING.append((kinds, inbox))  # if there is no memory for this the thread ends, and its ring is lost
+        rings.wait_with()
         del body, report
         work.clear()                    # whoever waits for the end of this hears of it here
         work = inbox.get()

@@ -69,7 +69,7 @@ cdef void unlist_page(kept_table *table, kept_page *page) noexcept nogil:
 cdef bint drop(Kept k, kept_page *page) noexcept nogil:
     """Unmap a page that nobody uses.  0: that failed, and it stays.
 
-    It is taken from the engine first: what is pinned is not given back, whatever unmapping says (gntdev waits)."""
+    It is taken from the engine first: what is pinned is not given back, whatever unmapping says."""
     if page.buffer and k.disk.register_page(page.buffer, NULL) < 0:
         return False
     page.buffer = 0

@@ -43,6 +43,7 @@ cdef struct slot:
     io_uring ring
     int size                    # 0 or 1
     bint enabled
+    bint waited_with            # its thread has no queue, and can be given one
     uint32_t state
 
 cdef slot slots[MOST]
@@ -126,11 +127,24 @@ def kinds_of_thread():
     return [size for size in range(SIZES) if mine[size] >= 0]
 
 
+def wait_with():
+    """This thread can be given another queue now, for its rings: they are left()."""
+    cdef int size
+    for size in range(SIZES):
+        if mine[size] >= 0:
+            slots[mine[size]].waited_with = True
+
+
 def left(entries):
     """How many more queues of so many entries can have a ring."""
     cdef int i
-    return sum(1 for i in range(count) if load(&slots[i].state, __ATOMIC_SEQ_CST) != BUSY
-               and slots[i].size >= size_for(entries + EXTRA))
+    return sum(1 for i in range(count) if slots[i].size >= size_for(entries + EXTRA) and can_be_had(i))
+
+
+cdef bint can_be_had(int at) noexcept nogil:
+    """Whether nobody has it, or this thread, or one that waits for a queue."""
+    cdef uint32_t state = load(&slots[at].state, __ATOMIC_SEQ_CST)
+    return state == FREE or (state == IDLE and (slots[at].waited_with or at == mine[slots[at].size]))
 
 
 cdef int find(int size) noexcept nogil:
@@ -150,12 +164,15 @@ cdef int ring_take(io_uring *ring, unsigned entries) noexcept nogil:
     cdef int size, at = -1
     if not sealed:
         return make_ring(ring, entries)
+    for size in range(size_for(entries), SIZES):        # its own first, of whatever size: it would keep both
+        if at < 0:
+            at = mine[size]
     for size in range(size_for(entries), SIZES):
-        at = mine[size] if mine[size] >= 0 else find(size)
-        if at >= 0:
-            break
+        if at < 0:
+            at = find(size)
     if at < 0:
         return -EMFILE
+    slots[at].waited_with = False
     store(&slots[at].state, BUSY, __ATOMIC_SEQ_CST)
     ring[0] = slots[at].ring
     return RING_USED if slots[at].enabled else RING_KEPT

@@ -70,7 +70,8 @@ cdef class UringQueue(DiskQueue):
     cdef bint table             # of registered memory: there is one
     cdef char *buffer           # registered memory, or NULL
     cdef size_t buffer_size
-    cdef bint vectors_fixed     # READV_FIXED and WRITEV_FIXED work
+    cdef bint probed
+    cdef bint vectors_fixed     # READV_FIXED and WRITEV_FIXED work: Linux 6.15 and later
     cdef op_list finished
     cdef op_list inlined        # to be done by this thread, in enter()
     cdef op_list discards       # waiting until fewer are in flight
@@ -162,13 +163,17 @@ cdef class UringQueue(DiskQueue):
             if rc < 0:
                 return rc
             self.table = True
-            self.look_for_vectors()
+        self.look_for_vectors()
         memory.iov_base, memory.iov_len = address, length
         rc = io_uring_register_buffers_update_tag(&self.ring, number, &memory, NULL, 1)
         return min(rc, 0)
 
     cdef void look_for_vectors(self) noexcept nogil:
-        cdef io_uring_probe *probe = io_uring_get_probe_ring(&self.ring)
+        cdef io_uring_probe *probe
+        if self.probed:
+            return
+        self.probed = True
+        probe = io_uring_get_probe_ring(&self.ring)
         if probe != NULL:
             self.vectors_fixed = (io_uring_opcode_supported(probe, OP_READV_FIXED)
                                   and io_uring_opcode_supported(probe, OP_WRITEV_FIXED))
@@ -189,6 +194,12 @@ cdef class UringQueue(DiskQueue):
             return self.update(number, NULL, 0) if self.table else 0
         # What is done in place needs no registered memory.
         if self.disk.inline_reads and (self.disk.inline_writes or self.disk.read_only):
+            return -EOPNOTSUPP
+        # Until Linux 6.13 memory that is taken out stays pinned as long as any request that began before is in flight.  A
+        # granted page that is unmapped meanwhile is lost to the guest in a PV dom0: gntdev gives it back later, with an
+        # address that is no longer mapped, and Xen refuses.
+        self.look_for_vectors()
+        if not self.vectors_fixed:
             return -EOPNOTSUPP
         return self.update(number, address, PAGE)
 

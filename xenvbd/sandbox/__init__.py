@@ -10,14 +10,16 @@ import os
 import pwd
 import resource
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from xenvbd.errors import Error
 from xenvbd.sandbox import calls, confine, seccomp
 
 USER = "xenvbd"
-CAP_IPC_LOCK = 1 << 14
+# Bytes that all workers of the user together may have pinned: what is pinned and then unmapped is nobody's memory any
+# more.
+PINNED = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 Place = tuple[str, str]         # a path and what may be done there; see confine.landlock()
 
@@ -34,23 +36,25 @@ class Confinement:
         return f"{text}; missing: {', '.join(self.missing)}" if self.missing else text
 
 
-def lock_down(places: Sequence[Place], user: str = USER) -> Confinement:
+def lock_down(places: Sequence[Place], user: str = USER, last: Callable[[], object] = bool) -> Confinement:
     """Give up, for good and for the whole process, everything but its open descriptors, memory, threads and places.
 
-    user: who to be, if this is root, there is such a user and it may use the places.  Raises Error if there are other
-    threads, which would stay free, and OSError if not even the capabilities can be given up."""
+    user: who to be, if this is root, there is such a user and it may use the places.  last: makes what has to be made
+    without root's rights and cannot be made later: io_urings, of which the kernel counts what they pin unless root made
+    them.  Raises Error if there are other threads, which would stay free, and OSError if not even the capabilities can be
+    given up."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise Error(errno.EBUSY, "only a process with one thread can be locked down")
     confinement = Confinement()
     confine.load_unwinder()
-    unlimited = _limit()
+    _limit()
     confine.no_new_privileges()
     confine.drop_bounding_set()
     _become(user, places, confinement)
-    confine.drop_capabilities(0 if unlimited else CAP_IPC_LOCK)
+    confine.drop_capabilities()
     confine.not_dumpable()
-    confinement.on.append("no capabilities" if unlimited else "no capability but CAP_IPC_LOCK, for the limit of locked "
-                          "memory cannot be lifted")
+    confinement.on.append("no capabilities")
+    last()
     try:
         confinement.on.append(f"Landlock {confine.landlock(places)}")
     except OSError as exc:
@@ -63,14 +67,14 @@ def lock_down(places: Sequence[Place], user: str = USER) -> Confinement:
     return confinement
 
 
-def _limit() -> bool:
-    """No core.  Whether locked memory, which registered buffers are, is no longer limited: the disks bound those."""
+def _limit() -> None:
+    """No core, and no more pinned.  Where less is allowed and cannot be raised, disks are served without."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (PINNED, PINNED))
     except ValueError:
-        return False
-    return True
+        hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
 
 
 def user_of(places: Sequence[Place], user: str = USER) -> tuple[pwd.struct_passwd | None, str]:

@@ -24,7 +24,7 @@ PLAIN = (
     # the manager's connection; what is sent without a descriptor is written
     "accept4", "recvmsg",
     # of the rings that it has already: a new one would be under no restriction
-    "io_uring_enter", "io_uring_register")
+    "io_uring_enter")
 
 # The one of these that there is: aarch64 and newer architectures have the second.
 WAITS = ("epoll_wait", "epoll_pwait")
@@ -52,6 +52,15 @@ F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, O_ASYNC = 3, 4, 1030, 0x2000
 F_OFD = (36, 37, 38)
 FIONBIO, TCGETS = 0x5421, 0x5401
 BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
+# Of io_uring_register(), as xenvbd.disk.restrict has them, and to enable a ring: its own restrictions hold from then
+# on.  With memory of the kernel's own (PBUF_RING) one could take all there is.
+UNREGISTER_BUFFERS, REGISTER_FILES, UNREGISTER_FILES, REGISTER_FILES_UPDATE, REGISTER_PROBE = 1, 2, 3, 6, 8
+REGISTER_ENABLE_RINGS, REGISTER_BUFFERS2, REGISTER_BUFFERS_UPDATE, REGISTER_IOWQ_MAX_WORKERS = 12, 15, 16, 19
+REGISTER_RING_FDS, UNREGISTER_RING_FDS = 20, 21
+RINGS = (UNREGISTER_BUFFERS, REGISTER_FILES, UNREGISTER_FILES, REGISTER_FILES_UPDATE, REGISTER_PROBE,
+         REGISTER_ENABLE_RINGS, REGISTER_BUFFERS2, REGISTER_BUFFERS_UPDATE, REGISTER_IOWQ_MAX_WORKERS,
+         REGISTER_RING_FDS, UNREGISTER_RING_FDS)
+BY_NUMBER_OF_RING = 1 << 31             # in the same argument: the ring is one of those of REGISTER_RING_FDS
 # Of xen/evtchn.h: bind to a guest's port, unbind, notify.  Of xen/gntdev.h: map, unmap, offset of an address,
 # limit, notify at the end, copy.  No port of its own and no virtual interrupt, no reset, no dma-buf.
 XEN = {ord("E"): (1, 3, 4), ord("G"): (0, 1, 2, 3, 7, 8)}
@@ -75,6 +84,8 @@ def rules(making: bool) -> Iterator[Rule]:
         yield "fcntl", ((1, REQUEST, command),)
     for request in FIONBIO, TCGETS, BLKROGET, BLKSSZGET, BLKPBSZGET, BLKGETSIZE64:
         yield "ioctl", ((1, REQUEST, request),)
+    for request in RINGS:
+        yield "io_uring_register", ((1, REQUEST & ~BY_NUMBER_OF_RING, request),)
     for kind, numbers in XEN.items():           # whatever the size of their structure
         for number in numbers:
             yield "ioctl", ((1, KIND_AND_NUMBER, kind << 8 | number),)

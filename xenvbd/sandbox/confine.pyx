@@ -23,7 +23,6 @@ cdef extern from "<linux/capability.h>" nogil:
     """
     #include <sys/syscall.h>
     #include <unistd.h>
-    #define get_capabilities(header, data) syscall(SYS_capget, (header), (data))
     #define set_capabilities(header, data) syscall(SYS_capset, (header), (data))
 
     /* linux/landlock.h as of ABI 7: the headers of an older kernel lack the later fields. */
@@ -39,7 +38,6 @@ cdef extern from "<linux/capability.h>" nogil:
     struct __user_cap_data_struct:
         uint32_t effective, permitted, inheritable
     uint32_t _LINUX_CAPABILITY_VERSION_3
-    long get_capabilities(__user_cap_header_struct *header, __user_cap_data_struct *data)
     long set_capabilities(__user_cap_header_struct *header, __user_cap_data_struct *data)
     struct landlock_rules:
         uint64_t handled_access_fs
@@ -89,15 +87,12 @@ def drop_bounding_set():
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
-def drop_capabilities(uint32_t but=0):
-    """Have none, but for those of this mask which it has.  Raises OSError."""
+def drop_capabilities():
+    """Have none.  Raises OSError."""
     cdef __user_cap_header_struct header
     cdef __user_cap_data_struct data[2]
     header.version, header.pid = _LINUX_CAPABILITY_VERSION_3, 0
-    check(get_capabilities(&header, data), "capget")
-    but &= data[0].permitted
     memset(data, 0, sizeof(data))
-    data[0].effective = data[0].permitted = but
     check(set_capabilities(&header, data), "capset")
 
 
