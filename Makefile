@@ -20,7 +20,7 @@ help:
 	@echo "make test-xen-all  all of that; make bench-xen: beside xen-blkback and QEMU"
 	@echo "make lint      ruff, mypy, cython-lint"
 	@echo "make fuzz      libFuzzer and atheris on everything that parses what a guest or a client wrote, 60 s a target"
-	@echo "make bench     xenvbd beside fio, qemu-nbd and nbdkit on the same file, as ratios"
+	@echo "make bench     xenvbd beside fio, qemu-storage-daemon, qemu-nbd and nbdkit on the same file, as ratios"
 	@echo "make coverage  line coverage of the Python and the Cython layers"
 	@echo "make build     compile the Cython modules in place; make build-debian: with Debian's Cython, in build/debian"
 	@echo "make deb       the Debian package, in dist (DEB_BUILD_OPTIONS=nocheck make deb: without its tests)"

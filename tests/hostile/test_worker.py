@@ -256,7 +256,7 @@ def registers(program: str) -> None:
 
 @pytest.mark.skipif(bool(unavailable()), reason="io_uring is not available on this host")
 def test_W12_what_it_pins_and_unmaps_is_counted() -> None:
-    """Pinned memory that is mapped nowhere counts neither for RLIMIT_DATA nor for who is killed when memory is short."""
+    """Pinned memory that is mapped nowhere counts neither for RLIMIT_DATA nor for whom a shortage of memory kills."""
     registers("""
 pinned = 0
 for number in range(99):

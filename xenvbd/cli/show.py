@@ -7,7 +7,7 @@ from xenvbd.cli import client, render
 from xenvbd.cli import options as types
 
 NAME = "show"
-HELP = "show what was negotiated with a guest, the engine and the counters of one disk"
+HELP = "show what was negotiated with a guest, the engine of one disk; with -v the counters"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -195,7 +195,7 @@ cdef class UringQueue(DiskQueue):
         # What is done in place needs no registered memory.
         if self.disk.inline_reads and (self.disk.inline_writes or self.disk.read_only):
             return -EOPNOTSUPP
-        # Until Linux 6.13 memory that is taken out stays pinned as long as any request that began before is in flight.  A
+        # Until Linux 6.13 memory that is taken out stays pinned while any request that began before is in flight.  A
         # granted page that is unmapped meanwhile is lost to the guest in a PV dom0: gntdev gives it back later, with an
         # address that is no longer mapped, and Xen refuses.
         self.look_for_vectors()

@@ -39,10 +39,10 @@ class Confinement:
 def lock_down(places: Sequence[Place], user: str = USER, last: Callable[[], object] = bool) -> Confinement:
     """Give up, for good and for the whole process, everything but its open descriptors, memory, threads and places.
 
-    user: who to be, if this is root, there is such a user and it may use the places.  last: makes what has to be made
+    user: who to be, if this is root, there is such a user and it may use the places.  last: makes what must be made
     without root's rights and cannot be made later: io_urings, of which the kernel counts what they pin unless root made
-    them.  Raises Error if there are other threads, which would stay free, and OSError if not even the capabilities can be
-    given up."""
+    them.  Raises Error if there are other threads, which would stay free, and OSError if not even the capabilities can
+    be given up."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise Error(errno.EBUSY, "only a process with one thread can be locked down")
     confinement = Confinement()
