@@ -105,6 +105,7 @@ def test_default_options_are_default_properties() -> None:
     ("disk = [1]", r"\[\[disk\]\] number 1: found 1, expected a table"),
     ("[[disk]]\ndiscard = true", r"\[\[disk\]\] number 1 match: found nothing, expected a text"),
     ('[[disk]]\nmatch = "a"\nallow = []', r"number 1 has the unknown key 'allow'"),
+    ('[backend]\nhypervisor = "kvm"', r"hypervisor: found 'kvm', expected \"xen\", or \"sim:\" and a directory"),
     ('[backend]\nkinds = "vbd3"', r"\[backend\] kinds: found 'vbd3', expected a list of kinds"),
     ("[backend]\nkinds = []", r"kinds: found \[\]"), ("[backend]\nkinds = [1]", r"kinds: found \[1\]"),
     ('[backend]\nkinds = [""]', r"kinds: found \[''\]"),
@@ -151,7 +152,8 @@ OPTIONS = {
 RULES = st.builds(DiskRule, WORD, st.fixed_dictionaries({}, optional=OPTIONS).map(
     lambda options: tuple(sorted(options.items()))))
 CONFIGS = st.builds(
-    Config, hypervisor=WORD, kinds=st.lists(WORD, min_size=1, max_size=3).map(tuple), runtime_dir=PATHS,
+    Config, hypervisor=st.just("xen") | WORD.map("sim:{}".format),
+    kinds=st.lists(WORD, min_size=1, max_size=3).map(tuple), runtime_dir=PATHS,
     socket=st.none() | PATHS, open_timeout=st.integers(1, 10**12).map(lambda n: n / 10**9),
     spare_worker=st.booleans(), allow=st.lists(PATHS, max_size=3).map(tuple),
     log_level=st.sampled_from(["debug", "info", "warning", "error"]), trace=st.lists(WORD, max_size=3).map(tuple),

@@ -141,7 +141,9 @@ def test_list_shows_all_disks_or_a_domain_s_in_order(b):
         attach(b, vdev=name)
     assert [disk["name"] for disk in call(b, "list")["disks"]] == ["xvda", "xvdb"]
     assert len(call(b, "list", domain="domain7")["disks"]) == len(call(b, "list", domain="7")["disks"]) == 2
-    assert call(b, "list", domain="other") == {"disks": []}
+    assert call(b, "list", domain="0") == {"disks": []}
+    with pytest.raises(NoSuchDisk, match="no domain named 'other'"):
+        call(b, "list", domain="other")
 
 
 def test_resume_asks_the_disk_s_worker(b):

@@ -53,6 +53,17 @@ def _choice(*choices: str) -> Kind:
     return Kind(" or ".join(f'"{choice}"' for choice in choices), read, _quoted)
 
 
+def _machine(value: Any) -> str:
+    text = _text(value)
+    _insist(is_machine(text))
+    return text
+
+
+def is_machine(text: str) -> bool:
+    """Whether hv.open() can know what is meant."""
+    return text == "xen" or (text.startswith("sim:") and text != "sim:")
+
+
 def _integer(low: int, high: int) -> Kind:
     def read(value: Any) -> int:
         _insist(type(value) is int and low <= value <= high)
@@ -109,6 +120,7 @@ def _or(word: str, inner: Kind) -> Kind:
 
 BOOLEAN = Kind("true or false", _boolean, lambda value: str(value).lower())
 TEXT = Kind("a text", _text, _quoted)
+MACHINE = Kind('"xen", or "sim:" and a directory', _machine, _quoted)
 DURATION = Kind('a duration above 0, like "8s"', _duration, lambda value: _quoted(units.format_duration(value)))
 
 
@@ -183,7 +195,7 @@ class DiskRule:
 class Config:
     """All of the configuration.  open_timeout is in seconds; allow are the places that targets may be in."""
 
-    hypervisor: str = _key(TEXT, "xen", "backend")
+    hypervisor: str = _key(MACHINE, "xen", "backend")
     kinds: tuple[str, ...] = _key(KINDS, ("vbd3",), "backend")
     runtime_dir: str = _key(PATH, "/run/xenvbd", "backend")
     socket: str | None = _key(_or("auto", PATH), None, "backend")

@@ -121,7 +121,10 @@ def _is_file_name(path: str) -> bool:
 
 
 def _sized(scheme: str, text: str) -> Target:
-    size = units.parse_size(text)
+    try:
+        size = units.parse_size(text)
+    except PropertyError as exc:
+        raise PropertyError(errno.EINVAL, f"target {scheme}:{text}: {exc.message}") from None
     if size == 0 or size % 512:
         raise PropertyError(errno.EINVAL, f"target {scheme}:{text}: expected a multiple of 512 bytes")
     return Target(scheme, size=size)

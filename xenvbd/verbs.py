@@ -57,10 +57,14 @@ class Verbs:
                "kinds": list(backend.kinds)})
 
     def _list(self, params: dict[str, Any], reply: Reply) -> None:
+        """Of all domains, or of one.  NoSuchDisk: that is none."""
         wanted = params.get("domain")
         devices = sorted(self.backend.devices.values(), key=lambda device: (device.domid, device.devid))
         shown = map(self._shown, devices)
-        reply({"disks": [disk for disk in shown if wanted in (None, disk["domain"], str(disk["domid"]))]})
+        disks = [disk for disk in shown if wanted in (None, disk["domain"], str(disk["domid"]))]
+        if wanted is not None and not disks:
+            domains.find(self.backend.store, str(wanted))
+        reply({"disks": disks})
 
     def _show(self, params: dict[str, Any], reply: Reply) -> None:
         reply(self._shown(self.backend.find(_text(params, "disk"))))

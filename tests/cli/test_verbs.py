@@ -200,6 +200,24 @@ def test_restart_of_all_begins_with_the_manager_and_waits_for_the_next(daemon: A
     assert json.loads(capsys.readouterr().out) == [{"pid": 5, "version": "1"}, {"disk": "web1:xvdb", "pid": 11}]
 
 
+def test_restart_of_all_goes_on_with_the_others_and_says_what_was_done(daemon: Any, xenvbd: Run,
+                                                                       capsys: Capture) -> None:
+    starts = iter([1.0, 2.0])
+
+    def restart(params: dict[str, Any]) -> Any:
+        if params.get("disk") == "web1:xvda":
+            return errors.PolicyError(errno.EBUSY, "its content is in memory", disk="web1:xvda")
+        return {"disk": params["disk"], "pid": 11} if params else {"pid": 5, "started": 1.0}
+
+    daemon.answers = {
+        "restart": restart, "ping": lambda params: {"pid": 5, "version": "1", "started": next(starts)},
+        "list": {"disks": [DISK | {"domid": 3, "pid": 10, "plane": "running", "disk": "web1:xvda"},
+                           DISK | {"domid": 4, "pid": 12, "plane": "running", "disk": "web2:xvda"}]}}
+    assert xenvbd("restart", "--all") == 7
+    assert capsys.readouterr().err.startswith(
+        "xenvbd: web1:xvda: its content is in memory (replaced: the manager, web2:xvda)\n")
+
+
 def test_restart_of_a_manager_that_does_not_come_back_times_out(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
     daemon.answers = {"restart": {"pid": 5, "started": 1.0}, "ping": {"pid": 5, "started": 1.0}}
     assert xenvbd("--timeout", "0.2", "restart", "--manager") == 4

@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_disk_options(parser: argparse.ArgumentParser) -> None:
     """The properties of a disk that attach and bench share."""
     group = parser.add_argument_group("the disk")
-    group.add_argument("--sector-size", metavar="BYTES", type=types.block_size,
+    group.add_argument("--sector-size", metavar="BYTES", type=types.logical_block_size,
                        help="the guest's smallest request (default: 512)")
-    group.add_argument("--physical-sector-size", metavar="BYTES", type=types.block_size,
+    group.add_argument("--physical-sector-size", metavar="BYTES", type=types.physical_block_size,
                        help="what the guest should align to (default: the target's)")
     group.add_argument("--no-discard", dest="discard", action="store_false", help="offer no discard")
     group.add_argument("--persistent", action="store_true",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from xenvbd import errors, target, units, vdev
+from xenvbd import errors, properties, target, units, vdev
 
 T = TypeVar("T")
 
@@ -24,17 +24,43 @@ def size(text: str) -> int:
     return typed(units.parse_size, text)
 
 
-def block_size(text: str) -> int:
-    """A size that is a power of two from 512 bytes to 1 MiB."""
+def block_size(text: str, most: int = 1 << 20) -> int:
+    """A size that is a power of two from 512 bytes to so many."""
     value = size(text)
-    if value < 512 or value > 1 << 20 or value & (value - 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a power of two from 512 to 1M")
+    if value < 512 or value > most or value & (value - 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a power of two from 512 to {units.format_size(most)}")
     return value
+
+
+def logical_block_size(text: str) -> int:
+    """A power of two that a guest can be told of as its smallest request."""
+    return block_size(text, properties.PAGE)
+
+
+def physical_block_size(text: str) -> int:
+    """A power of two that a guest can be told to align to."""
+    return block_size(text, properties.MAX_PHYSICAL)
 
 
 def duration(text: str) -> float:
     """Seconds, from "8s", "5ms" or a plain number of seconds."""
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else typed(units.parse_duration, text)
+
+
+def time_above_zero(text: str) -> float:
+    """Seconds, as duration(), but more than none."""
+    seconds = duration(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0")
+    return seconds
+
+
+def queues(text: str) -> int:
+    """A number of rings that a disk can have."""
+    number = positive(text)
+    if number > properties.MAX_QUEUES:
+        raise argparse.ArgumentTypeError(f"{text!r} is out of range: expected 1 to {properties.MAX_QUEUES}")
+    return number
 
 
 def positive(text: str) -> int:

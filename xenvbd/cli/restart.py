@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import sys
 import time
 from typing import Any
 
@@ -27,10 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Silent when it worked; what was replaced by what with --json or -v."""
     done = [_manager(options)] if options.manager or options.all else []
-    if options.worker:
-        done.append(client.call(options, "restart", disk=options.worker, timeout=options.timeout))
-    elif options.all:
-        done += [client.call(options, "restart", disk=disk, timeout=options.timeout) for disk in _disks(options)]
+    refused: list[errors.Error] = []
+    for disk in [options.worker] if options.worker else _disks(options) if options.all else []:
+        try:
+            done.append(client.call(options, "restart", disk=disk, timeout=options.timeout))
+        except errors.ControlError:             # nobody is there for the others either
+            raise
+        except errors.Error as exc:
+            refused.append(exc)
+    if options.all and refused:
+        replaced = ", ".join(each.get("disk", "the manager") for each in done)
+        for other in refused[1:]:
+            print(f"xenvbd: {other}", file=sys.stderr)
+        raise type(refused[0])(refused[0].errno or errno.EIO, f"{refused[0].message} (replaced: {replaced})",
+                               disk=refused[0].disk, path=refused[0].path)
+    if refused:
+        raise refused[0]
     if options.json:
         print(render.as_json(done))
     elif options.verbose:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 from dataclasses import replace
@@ -46,6 +47,8 @@ def configuration(options: argparse.Namespace) -> config.Config:
     """The file's configuration with what the command line says instead.  PropertyError."""
     found = config.load(options.config)
     machine = options.hypervisor or found.hypervisor
+    if not config.is_machine(machine):
+        raise errors.PropertyError(errno.EINVAL, f"--hypervisor {machine!r}: expected {config.MACHINE.expected}")
     given: dict[str, Any] = {"hypervisor": machine, "trace": (*found.trace, *options.trace)}
     if options.socket:
         given["socket"] = os.path.abspath(options.socket)

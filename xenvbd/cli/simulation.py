@@ -153,7 +153,7 @@ class Simulation:
         if disk and disk.frontend is None:
             disk.frontend = frontend
         if event["event"] == "state":
-            self.view.happened(frontend.name, f"{event['side']:<10}  {event[event['side']]}")
+            self.view.happened(frontend.name, f"{event['side']:<10}  {event[event['side']] or 'removed'}")
         elif event["event"] == "error":
             self.view.happened(frontend.name, f"{event['class']}: {event['message']}")
         elif event["event"] == "progress" and disk:

@@ -26,9 +26,9 @@ def add_options(parser: argparse.ArgumentParser, *, rw: str, seconds: float) -> 
                        help="bytes of a request (default: 4K)")
     group.add_argument("--iodepth", metavar="N", type=types.positive, default=32,
                        help="requests in flight (default: 32)")
-    group.add_argument("--queues", metavar="N", type=types.positive, default=1,
+    group.add_argument("--queues", metavar="N", type=types.queues, default=1,
                        help="rings, each with so many requests in flight and a thread at either end (default: 1)")
-    group.add_argument("--seconds", metavar="TIME", type=types.duration, default=seconds,
+    group.add_argument("--seconds", metavar="TIME", type=types.time_above_zero, default=seconds,
                        help=f"how long (default: {seconds:g}s)")
     group.add_argument("--persona", choices=PERSONAS, default="linux",
                        help="whose frontend it acts like (default: linux)")

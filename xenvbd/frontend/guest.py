@@ -18,7 +18,7 @@ from xenvbd.frontend.loads import Loads
 from xenvbd.frontend.oracle import OracleError
 from xenvbd.frontend.persona import PERSONAS
 from xenvbd.frontend.result import Result
-from xenvbd.units import parse_duration, parse_size
+from xenvbd.units import format_size, parse_duration, parse_size
 
 SECTOR = 512
 SLICE = 0.1     # seconds of load between two looks at signals and the backend
@@ -133,7 +133,11 @@ class Guest:
 
     def _region(self) -> dict[str, int]:
         first = self.options.offset // SECTOR
-        sectors = self.frontend.sectors - first if self.options.size is None else self.options.size // SECTOR
+        left = self.frontend.sectors - first
+        sectors = left if self.options.size is None else self.options.size // SECTOR
+        if sectors > left:
+            raise ValueError(f"--size {format_size(sectors * SECTOR)} at {format_size(first * SECTOR)}: the disk has "
+                             f"{format_size(self.frontend.sectors * SECTOR)}")
         return {"first": first, "sectors": sectors}
 
     def _large(self) -> int:
