@@ -2,7 +2,7 @@
 
 The kernel counts it (RLIMIT_DATA: private memory that can be written to), and the worker's seccomp filter leaves it no
 other and no way to raise the limit, so one that a guest has taken over cannot take the host's.  What is mapped of a
-guest, of io_uring or of a file is not counted.
+guest, of io_uring or of a file is not counted; what io_uring pins has a limit of its own (sandbox.PINNED).
 
 A manager that may not raise the limit of another user's process sets one for all disks at once, while it still can:
 half of the host's memory.
