@@ -124,7 +124,7 @@ def _sized(scheme: str, text: str) -> Target:
     try:
         size = units.parse_size(text)
     except PropertyError as exc:
-        raise PropertyError(errno.EINVAL, f"target {scheme}:{text}: {exc.message}") from None
+        raise PropertyError(errno.EINVAL, f"target {f'{scheme}:{text}'!r}: {exc.message}") from None
     if size == 0 or size % 512:
         raise PropertyError(errno.EINVAL, f"target {scheme}:{text}: expected a multiple of 512 bytes")
     return Target(scheme, size=size)
