@@ -234,6 +234,24 @@ def test_it_has_no_capability_and_can_have_none() -> None:
     assert fields["NoNewPrivs"] == "1" and fields["Seccomp"] == "2"
 
 
+@pytest.mark.parametrize("limit", [
+    pytest.param("sandbox.PINNED = 4096", id="a limit that can be had"),
+    pytest.param("def refuse(what, limits):\n    raise ValueError\nif os.geteuid() == 0:\n"
+                 "    sandbox.resource.setrlimit = lambda what, limits: refuse(what, limits) if sandbox.PINNED in limits "
+                 "else None",
+                 id="one that cannot")])
+def test_what_is_made_last_is_made_once_and_as_root_only_where_nothing_would_be_left_to_make(limit: str) -> None:
+    program = ("import os\nfrom xenvbd import sandbox\nmade = []\n" + limit + "\n"
+               "def last():\n    status = open('/proc/self/status')\n"
+               "    made.append([line for line in status if 'CapEff' in line][0].split()[1])\n"
+               "print(sandbox.lock_down([], last=last))\nprint(len(made), int(made[0], 16))")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    said, _, rest = done.stdout.partition("\n")
+    number, capabilities = map(int, rest.split())
+    refused = "refuse" in limit and os.geteuid() == 0
+    assert (number, capabilities != 0, "a limit of what io_uring pins" in said) == (1, refused, refused)
+
+
 def test_a_process_with_threads_is_not_locked_down_by_half() -> None:
     program = ("import threading, time\nfrom xenvbd import sandbox\nthreading.Thread(target=time.sleep, args=(5,),"
                " daemon=True).start()\ntry:\n    sandbox.lock_down([])\nexcept OSError as exc:\n    print(exc)")
@@ -248,7 +266,7 @@ def test_what_is_missing_is_told_and_the_rest_holds() -> None:
                "try:\n    open('/etc/passwd')\n    import socket\n    socket.socket()\n"
                "except OSError as exc:\n    print(exc.errno)")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert "missing: this kernel has no Landlock" in done.stdout and done.stdout.endswith("1\n")
+    assert "this kernel has no Landlock" in done.stdout.partition("missing: ")[2] and done.stdout.endswith("1\n")
     assert "seccomp" in done.stdout.partition("missing")[0]
 
 

@@ -39,22 +39,27 @@ class Confinement:
 def lock_down(places: Sequence[Place], user: str = USER, last: Callable[[], object] = bool) -> Confinement:
     """Give up, for good and for the whole process, everything but its open descriptors, memory, threads and places.
 
-    user: who to be, if this is root, there is such a user and it may use the places.  last: makes what must be made
-    without root's rights and cannot be made later: io_urings, of which the kernel counts what they pin unless root made
-    them.  Raises Error if there are other threads, which would stay free, and OSError if not even the capabilities can
-    be given up."""
+    user: who to be, if this is root, there is such a user and it may use the places.  last: makes what cannot be made
+    later, and without root's rights if that can be: io_urings, of which the kernel counts what they pin unless root
+    made them.  Raises Error if there are other threads, which would stay free, and OSError if not even the capabilities
+    can be given up."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise Error(errno.EBUSY, "only a process with one thread can be locked down")
     confinement = Confinement()
     confine.load_unwinder()
-    _limit()
+    limited = _limit()
+    if not limited:
+        last()
+        confinement.missing.append(f"a limit of what io_uring pins ({PINNED >> 20} MiB), to which root may not raise "
+                                   "RLIMIT_MEMLOCK here")
     confine.no_new_privileges()
     confine.drop_bounding_set()
     _become(user, places, confinement)
     confine.drop_capabilities()
     confine.not_dumpable()
     confinement.on.append("no capabilities")
-    last()
+    if limited:
+        last()
     try:
         confinement.on.append(f"Landlock {confine.landlock(places)}")
     except OSError as exc:
@@ -67,14 +72,17 @@ def lock_down(places: Sequence[Place], user: str = USER, last: Callable[[], obje
     return confinement
 
 
-def _limit() -> None:
-    """No core, and no more pinned.  Where less is allowed and cannot be raised, disks are served without."""
+def _limit() -> bool:
+    """No core, and no more pinned.  False: root, who may not raise that limit (some containers); his rings are under
+    none, and with what is allowed there only the first workers would have some (since Linux 6.14 rings count too)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (PINNED, PINNED))
     except ValueError:
         hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+        return os.geteuid() != 0
+    return True
 
 
 def user_of(places: Sequence[Place], user: str = USER) -> tuple[pwd.struct_passwd | None, str]:
