@@ -237,8 +237,8 @@ def test_it_has_no_capability_and_can_have_none() -> None:
 @pytest.mark.parametrize("limit", [
     pytest.param("sandbox.PINNED = 4096", id="a limit that can be had"),
     pytest.param("def refuse(what, limits):\n    raise ValueError\nif os.geteuid() == 0:\n"
-                 "    sandbox.resource.setrlimit = lambda what, limits: refuse(what, limits) if sandbox.PINNED in limits "
-                 "else None",
+                 "    sandbox.resource.setrlimit = lambda what, limits: refuse(what, limits) "
+                 "if sandbox.PINNED in limits else None",
                  id="one that cannot")])
 def test_what_is_made_last_is_made_once_and_as_root_only_where_nothing_would_be_left_to_make(limit: str) -> None:
     program = ("import os\nfrom xenvbd import sandbox\nmade = []\n" + limit + "\n"
