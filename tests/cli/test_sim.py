@@ -99,7 +99,8 @@ def test_a_second_terminal_can_list_show_attach_and_detach(tmp_path: Path) -> No
         "backend": "Connected", "frontend": "Connected"}
     other("detach", "guest1:xvdb")
     assert other("list", "-q") == "guest1:xvda\n"
-    assert other("attach", "guest1", "mem:1M", "xvdb") == "guest1:xvdb\n"
+    (tmp_path / "own.img").write_bytes(bytes(1 << 20))
+    assert other("attach", "guest1", str(tmp_path / "own.img"), "xvdb") == "guest1:xvdb\n"
     command.signal(signal.SIGINT)
     assert command.end()[0] == 0
 

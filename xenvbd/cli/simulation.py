@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     with stopping_signals(), own_images() as directory:
         targets += [new_image(directory, number, options.size) for number in range(len(targets), options.guests)]
         view = View(quiet=options.quiet or options.json)
-        with Machine(Streams(), allow=work.allowed(targets)) as machine:
+        with Machine(Streams(), allow=["/"] if options.keep else work.allowed(targets)) as machine:
             return Simulation(options, machine, view, targets).run()
 
 
