@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from xenvbd import properties, units
+from xenvbd import hv, properties, units
 from xenvbd.errors import PropertyError
 from xenvbd.properties import Properties
 
@@ -55,13 +55,8 @@ def _choice(*choices: str) -> Kind:
 
 def _machine(value: Any) -> str:
     text = _text(value)
-    _insist(is_machine(text))
+    _insist(hv.is_machine(text))
     return text
-
-
-def is_machine(text: str) -> bool:
-    """Whether hv.open() can know what is meant."""
-    return text == "xen" or (text.startswith("sim:") and text != "sim:")
 
 
 def _integer(low: int, high: int) -> Kind:
@@ -120,7 +115,7 @@ def _or(word: str, inner: Kind) -> Kind:
 
 BOOLEAN = Kind("true or false", _boolean, lambda value: str(value).lower())
 TEXT = Kind("a text", _text, _quoted)
-MACHINE = Kind('"xen", or "sim:" and a directory', _machine, _quoted)
+MACHINE = Kind(hv.EXPECTED, _machine, _quoted)
 DURATION = Kind('a duration above 0, like "8s"', _duration, lambda value: _quoted(units.format_duration(value)))
 
 

@@ -40,7 +40,7 @@ def daemon(tmp_path):
     made = Daemon(str(tmp_path / "control.sock"))
     yield made
     made.stop()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def resident() -> int:

@@ -28,22 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Silent when it worked; what was replaced by what with --json or -v."""
     done = [_manager(options)] if options.manager or options.all else []
-    refused: list[errors.Error] = []
-    for disk in [options.worker] if options.worker else _disks(options) if options.all else []:
-        try:
-            done.append(client.call(options, "restart", disk=disk, timeout=options.timeout))
-        except errors.ControlError:             # nobody is there for the others either
-            raise
-        except errors.Error as exc:
-            refused.append(exc)
-    if options.all and refused:
-        replaced = ", ".join(each.get("disk", "the manager") for each in done)
-        for other in refused[1:]:
-            print(f"xenvbd: {other}", file=sys.stderr)
-        raise type(refused[0])(refused[0].errno or errno.EIO, f"{refused[0].message} (replaced: {replaced})",
-                               disk=refused[0].disk, path=refused[0].path)
-    if refused:
-        raise refused[0]
+    if options.worker:
+        done.append(_worker(options, options.worker))
+    elif options.all:
+        _workers(options, done)
     if options.json:
         print(render.as_json(done))
     elif options.verbose:
@@ -66,6 +54,30 @@ def _manager(options: argparse.Namespace) -> dict[str, Any]:
         time.sleep(LOOK_SECONDS)
     raise errors.ControlError(errno.ETIMEDOUT, f"the manager did not come back in {options.timeout:g} s; workers "
                               f"serve on, `xenvbd serve` of version {__version__} takes them over")
+
+
+def _worker(options: argparse.Namespace, disk: str) -> dict[str, Any]:
+    return client.call(options, "restart", disk=disk, timeout=options.timeout)
+
+
+def _workers(options: argparse.Namespace, done: list[dict[str, Any]]) -> None:
+    """One after the other, and those too that come after one that is not replaced; what was done goes to done.
+
+    Raises the first refusal, with what was done; the others are printed."""
+    refused: list[errors.Error] = []
+    for disk in _disks(options):
+        try:
+            done.append(_worker(options, disk))
+        except errors.ControlError:             # nobody is there for the others either
+            raise
+        except errors.Error as exc:
+            refused.append(exc)
+    for other in refused[1:]:
+        print(f"xenvbd: {other}", file=sys.stderr)
+    for first in refused[:1]:
+        replaced = ", ".join(each.get("disk", "the manager") for each in done)
+        raise type(first)(first.errno or errno.EIO, f"{first.message} (replaced: {replaced})",
+                          disk=first.disk, path=first.path)
 
 
 def _disks(options: argparse.Namespace) -> list[str]:

@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from xenvbd import config, errors
+from xenvbd import config, errors, hv
 from xenvbd.cli import logs
 
 NAME = "serve"
@@ -47,8 +47,8 @@ def configuration(options: argparse.Namespace) -> config.Config:
     """The file's configuration with what the command line says instead.  PropertyError."""
     found = config.load(options.config)
     machine = options.hypervisor or found.hypervisor
-    if not config.is_machine(machine):
-        raise errors.PropertyError(errno.EINVAL, f"--hypervisor {machine!r}: expected {config.MACHINE.expected}")
+    if not hv.is_machine(machine):
+        raise errors.PropertyError(errno.EINVAL, f"--hypervisor {machine!r}: expected {hv.EXPECTED}")
     given: dict[str, Any] = {"hypervisor": machine, "trace": (*found.trace, *options.trace)}
     if options.socket:
         given["socket"] = os.path.abspath(options.socket)

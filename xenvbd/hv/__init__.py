@@ -10,19 +10,26 @@ if TYPE_CHECKING:
     from xenvbd.hv.ops import Hypervisor
 
 
+EXPECTED = '"xen", or "sim:" and a directory'
+
+
+def is_machine(spec: str) -> bool:
+    """Whether spec names a machine, there or not."""
+    return spec == "xen" or (spec.startswith("sim:") and spec != "sim:")
+
+
 def open(spec: str, domid: int | None = None) -> Hypervisor:
     """The machine named by spec as domain domid (None: 0) sees it.
 
     spec is "xen", this host's Xen, or "sim:DIR", a simulated machine.  Raises HypervisorError (NoHypervisor:
     this host runs no Xen)."""
+    if not is_machine(spec):
+        raise HypervisorError(errno.EINVAL, f'"{spec}" is no machine: {EXPECTED}')
     if spec == "xen":
         from xenvbd.hv import host
         return host.open(domid or 0)
-    kind, colon, directory = spec.partition(":")
-    if kind != "sim" or not colon or not directory:
-        raise HypervisorError(errno.EINVAL, f'"{spec}" is no machine: "xen", or "sim:" and a directory')
     from xenvbd.hv import sim
-    return sim.join(directory, domid or 0)
+    return sim.join(spec.removeprefix("sim:"), domid or 0)
 
 
 def places(spec: str) -> list[tuple[str, str]]:
