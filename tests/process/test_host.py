@@ -481,11 +481,8 @@ def test_a_thousand_attachments_leave_nothing(host):
 
     def grown():
         now = [resources(pid) for pid in (host.manager.pid, host.worker(1))]
-        return [(before, now) for i in range(2) for name in before[i]
-                if now[i][name] > before[i][name] + (4 if name == "mappings" else 0)]
+        return [(who, name, before[i][name], now[i][name]) for i, who in enumerate(("manager", "worker"))
+                for name in before[i] if now[i][name] > before[i][name] + (4 if name == "mappings" else 0)]
 
-    looks = []
-    with contextlib.suppress(AssertionError):       # what is below tells more
-        wait(lambda: looks.append(grown()) or not looks[-1], "as before")
-    assert looks[-1] == []
+    wait(lambda: not grown(), lambda: f"no more than before: {grown()}")
     assert host.machine.mappings(1) == []

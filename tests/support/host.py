@@ -33,10 +33,10 @@ sys.exit(service.serve(settings, stop_workers=os.environ.get("STOP_WORKERS") == 
 
 
 def wait(condition, what, seconds=30):
-    """Until condition() is true; its value."""
+    """Until condition() is true; its value.  what: is waited for, in words, or a function that says it at the end."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"never: {what}"
+        assert time.monotonic() < deadline, f"never: {what() if callable(what) else what}"
         time.sleep(0.005)
     return value
 
