@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xenvbd import config, errors, hv, sandbox
+from xenvbd import __version__, config, errors, hv, sandbox
 
 TOP = Path(__file__).parents[1]
 SHIPPED = (TOP / "conf/xenvbd.toml").read_text()
@@ -91,3 +91,12 @@ def test_the_workers_user_may_use_what_a_worker_opens() -> None:
     assert re.search(rf"adduser .*--system --group .* {sandbox.USER}$", made, re.M)
     for path, _ in hv.places("xen"):
         assert path in made
+
+
+def test_the_versions_are_one() -> None:
+    """Debian sorts 0.2.0~dev before 0.2.0; Python writes the same as 0.2.0.dev0."""
+    python = re.search(r'^version = "(.*)"$', (TOP / "pyproject.toml").read_text(), re.M)
+    debian = re.match(r"xenvbd \((.*)-\d+\) ", (TOP / "debian/changelog").read_text())
+    assert python and debian
+    assert debian[1] == __version__
+    assert python[1] == re.sub(r"~dev$", ".dev0", __version__)

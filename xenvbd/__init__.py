@@ -1,2 +1,2 @@
 """xenvbd: a Xen virtual block device (vbd) backend for Linux, in user space."""
-__version__ = "0.1.0"
+__version__ = "0.2.0~dev"
