@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenvbd.disk import facts, kernel
+from xenvbd.disk import facts, kernel, links
 from xenvbd.disk.locks import WAIT_STEP, lock_image
 from xenvbd.errors import ClaimError, Error, PolicyError, TargetError
 
@@ -110,29 +110,36 @@ def _find(path: str, allow: list[str]) -> int:
     """An O_PATH descriptor of the target: nothing is opened that could notice (a tape would rewind)."""
     if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise TargetError(errno.EINVAL, "expected an absolute path without '..'", path=repr(path)[1:-1])
+    path = links.normal(path)
     root = next((r for r in allow if Path(path).is_relative_to(r)), None)
     if root is None:
         places = ", ".join(allow) or "none"
         raise PolicyError(errno.EACCES, f"outside the allowed places ({places})", path=path)
-    resolve = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_MAGICLINKS
-    if _may_be_a_link(path):
-        root = "/dev"
-    else:
-        resolve |= kernel.RESOLVE_NO_SYMLINKS
-    return _walk(path, root, resolve)
+    return _follow(path) if _may_be_a_link(path) else _walk(path, root)
 
 
 def _may_be_a_link(path: str) -> bool:
     """Whether udev makes the links of this path (/dev/VG/LV); followed as long as they stay in /dev."""
+    path = links.normal(path)
     return Path(path).is_relative_to("/dev") and not Path(path).is_relative_to("/dev/shm")
 
 
-def _walk(path: str, root: str, resolve: int) -> int:
+def _follow(path: str) -> int:
+    try:
+        return links.open_beneath(path, "/dev")
+    except Error:
+        raise
+    except OSError as error:
+        raise TargetError(error.errno or errno.EIO, error.strerror or "cannot be found", path=path) from error
+
+
+def _walk(path: str, root: str) -> int:
     try:
         directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise TargetError(error.errno or errno.EIO, f"{root}: {error.strerror}", path=path) from error
     name = os.path.relpath(path, root)
+    resolve = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_SYMLINKS
     try:
         for _ in range(RACES):
             try:
