@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.growth import growing, mappings
 from tests.support.host import wait
 from xenvbd.errors import Error, exit_code
 from xenvbd.store import Store
@@ -449,9 +450,8 @@ def test_kills_at_random_moments_never_harm_the_bystander(host, seed):
 # Leaks
 
 def resources(pid):
-    """What a process holds: descriptors, threads, mappings."""
-    return {"descriptors": len(os.listdir(f"/proc/{pid}/fd")), "threads": len(os.listdir(f"/proc/{pid}/task")),
-            "mappings": len(open(f"/proc/{pid}/maps").readlines())}
+    """What a process holds: descriptors, threads."""
+    return {"descriptors": len(os.listdir(f"/proc/{pid}/fd")), "threads": len(os.listdir(f"/proc/{pid}/task"))}
 
 
 def command_line(pid):
@@ -471,18 +471,24 @@ def test_a_thousand_attachments_leave_nothing(host):
             load(host, 1, "--count", 10, "--size", 65536, "--iodepth", 1).finish()
         host.client.call("detach", disk="1:xvda", force=True)
 
+    def span():
+        for number in range(500):
+            cycle(number)
+
+    def mapped():
+        return {f"{who}'s mappings": mappings(pid)["mappings"] for who, pid in processes.items()}
+
+    def grown():
+        now = {who: resources(pid) for who, pid in processes.items()}
+        return [(who, name, before[who][name], now[who][name]) for who in now for name in now[who]
+                if now[who][name] > before[who][name]]
+
     for number in range(100):
         cycle(number)
     # Made a moment after the first worker, and one more descriptor of the manager's from then on.
     wait(lambda: any("spare" in command_line(pid) for pid in host.processes()), "a spare")
-    before = [resources(pid) for pid in (host.manager.pid, host.worker(1))]
-    for number in range(1000):
-        cycle(number)
-
-    def grown():
-        now = [resources(pid) for pid in (host.manager.pid, host.worker(1))]
-        return [(who, name, before[i][name], now[i][name]) for i, who in enumerate(("manager", "worker"))
-                for name in before[i] if now[i][name] > before[i][name] + (4 if name == "mappings" else 0)]
-
+    processes = {"manager": host.manager.pid, "worker": host.worker(1)}
+    before = {who: resources(pid) for who, pid in processes.items()}
+    assert growing(span, mapped) == {}
     wait(lambda: not grown(), lambda: f"no more than before: {grown()}")
     assert host.machine.mappings(1) == []
