@@ -281,7 +281,7 @@ def test_an_image_whose_flags_cannot_be_changed_is_closed_and_named(tmp_path, mo
     def refuse(*arguments):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr("xenvbd.disk.image.fcntl.fcntl", refuse)
+    monkeypatch.setattr("xenvbd.disk.places.fcntl.fcntl", refuse)
     with pytest.raises(TargetError, match=r"a\.img: Cannot allocate"):
         open_image(str(path), read_only=False)
     assert len(os.listdir("/proc/self/fd")) == before
