@@ -3,6 +3,8 @@ import errno
 import os
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,13 @@ def test_the_properties_of_a_disk_are_what_was_asked_for_and_found(image: Target
     for text in ("mem:1M", "null:1M"):
         sized = opened(text, logical_block_size=4096, discard=False, read_only=True)
         assert (sized.logical_block_size, sized.can_discard, sized.read_only) == (4096, False, True)
+
+
+def test_the_memory_of_a_disk_is_in_no_core_dump(opened) -> None:
+    kept = opened("mem:123456K")
+    mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    flags = [after.splitlines()[0].split() for before, after in pairwise(mappings) if "     123456 kB" in before]
+    assert kept.size == 123456 << 10 and len(flags) == 1 and "dd" in flags[0]
 
 
 # A descriptor that was handed over.

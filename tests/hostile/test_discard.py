@@ -34,9 +34,10 @@ def test_D4_a_discard_of_sixteen_tebibytes_does_not_hold_up_reads(serve, guests)
     assert guest.finish(discard, timeout=20) == [OKAY]
 
 
-def test_D5_a_secure_discard_is_not_supported(case) -> None:
+@pytest.mark.parametrize("flags", [1, 2, 3, 0x80, 0xFE, 0xFF])
+def test_D5_a_discard_that_is_secure_or_has_an_unknown_flag_is_not_supported(case, flags: int) -> None:
     hostile = case()
-    assert hostile.guest.do(hostile.guest.request(DISCARD, 0, nr_sectors=8, sub=1)) == [EOPNOTSUPP]
+    assert hostile.guest.do(hostile.guest.request(DISCARD, 0, nr_sectors=8, sub=flags)) == [EOPNOTSUPP]
     assert hostile.on_disk() == hostile.image
 
 

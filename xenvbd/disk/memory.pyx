@@ -1,4 +1,4 @@
-"""The memory engine: a disk in this process's private memory (mem:SIZE), empty at each start."""
+"""The memory engine: a disk in this process's private memory (mem:SIZE), empty at each start, in no core dump."""
 import os
 
 from libc.errno cimport errno
@@ -9,7 +9,7 @@ from xenvbd.disk.disk cimport DISK_DISCARD, DISK_READ, DISK_WRITE, Disk, DiskQue
 from xenvbd.disk.inline cimport InlineQueue
 
 cdef extern from "sys/mman.h" nogil:
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTDUMP, MADV_DONTNEED
     void *MAP_FAILED
     void *mmap(void *address, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void *address, size_t length)
@@ -34,6 +34,7 @@ cdef class MemoryDisk(Disk):
         if base == MAP_FAILED:
             raise OSError(errno, os.strerror(errno), target)
         self.base = <char *>base
+        madvise(base, size, MADV_DONTDUMP)          # a guest's data is in no core dump
 
     def __dealloc__(self):
         if self.base != NULL:
