@@ -13,7 +13,7 @@ def test_the_figures_are_there_and_make_sense(rw: str, tmp_path: Path) -> None:
     status, out, err = Command(tmp_path, "--json", "bench", "mem:16M", "--rw", rw, "--seconds", "500ms").end()
     found = json.loads(out)
     assert (status, err) == (0, "")
-    assert found["iops"] > 100 and found["bytes-per-second"] == pytest.approx(found["iops"] * 4096, rel=0.01)
+    assert found["iops"] > 0 and found["bytes-per-second"] == pytest.approx(found["iops"] * 4096, rel=0.01)
     assert 0 < found["p50-us"] <= found["p99-us"] <= found["p99.9-us"]
     assert found["cpu-us"]["backend"] > 0 and found["cpu-us"]["frontend"] > 0
     assert found["per-request"]["events-in"] <= 1.1 and found["engine"] == "memory"

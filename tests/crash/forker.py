@@ -54,7 +54,7 @@ def serve(order):
                 for number in range(len(agreement.queues))]
     die_at(order.get("crash", 0))
     plane.start(agreement, journals, adopt=order["adopt"])
-    say(serving=time.monotonic() - started, fence=fenced - started)
+    say(serving=time.monotonic() - started, fence=fenced - started, fenced=fenced)
     leave.wait()
     plane.stop_begin(hand_over=True)
     plane.stop()

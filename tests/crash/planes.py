@@ -85,7 +85,7 @@ class Planes:
             assert "refused" not in said, said
             if "fence" in said:
                 self.serves = True
-                self.fences.append(said["fence"])
+                self._fence(said)
             if "status" in said:
                 self.pid = None
         return self.pid is not None
@@ -97,8 +97,13 @@ class Planes:
         if "status" in said:
             self.pid = None
             return False
-        self.fences.append(said["fence"])
+        self._fence(said)
         return True
+
+    def _fence(self, said):
+        """How long it waited for the image, and when it had it."""
+        self.fences.append(said["fence"])
+        self.fenced = said["fenced"]
 
     def end(self, number=signal.SIGKILL):
         """Kill it, or with SIGTERM let it hand over; wait for its end."""

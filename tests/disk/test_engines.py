@@ -148,7 +148,7 @@ def test_sleep_returns_after_its_timeout_when_nothing_happens(storage: Disk) -> 
         before = time.monotonic()
         assert session.sleep(0.05) == set()
         assert session.sleep(0) == set()
-        assert 0.04 < time.monotonic() - before < 5
+        assert time.monotonic() - before > 0.04
 
 
 def test_sleep_says_which_watched_descriptors_are_readable_until_they_are_read(storage: Disk) -> None:

@@ -104,8 +104,8 @@ HOARD = """
     import time
     disk = opened()
 
-    def queue(entries, lingers=0.0):
-        go = threading.Event()
+    def queue(entries, lingers=False):
+        go, closed = threading.Event(), threading.Event()
         def body(report):
             try:
                 session = Session(disk, depth=entries, slot_bytes=4096)
@@ -115,8 +115,9 @@ HOARD = """
             report(0)
             go.wait()
             session.close()
-            time.sleep(lingers)         # the thread unmaps what it kept of the guest
-        return IoThread(body, rings.kind_of(entries)), go
+            closed.set()
+            if lingers: threading.Event().wait()        # the thread unmaps what it kept of the guest
+        return IoThread(body, rings.kind_of(entries)), go, closed
 
     def one_more():
         # What is left, and what becomes of one that asks for more; the threads are not waited for.
@@ -133,8 +134,8 @@ def test_a_thread_with_a_large_ring_uses_that_and_takes_no_small_one_too(process
     """What is left is what a queue can have: a disk for which there is too little is served by threads."""
     assert process(HOARD + """
     threads = [queue(513) for _ in range(8)]
-    for thread, go in threads: go.set()
-    for thread, go in threads: thread.join()
+    for thread, go, closed in threads: go.set()
+    for thread, go, closed in threads: thread.join()
     threads = [queue(33) for _ in range(8)]
     one_more()""") == [0, 24]
 
@@ -142,7 +143,7 @@ def test_a_thread_with_a_large_ring_uses_that_and_takes_no_small_one_too(process
 def test_a_ring_is_left_only_when_its_thread_waits_for_a_queue(process) -> None:
     """The thread still unmaps what it kept of the guest, and no other can have it."""
     assert process(HOARD + """
-    threads = [queue(513, 2.0) for _ in range(8)]
-    for thread, go in threads: go.set()
-    time.sleep(0.5)
+    threads = [queue(513, lingers=True) for _ in range(8)]
+    for thread, go, closed in threads: go.set()
+    for thread, go, closed in threads: closed.wait()
     one_more()""") == [0, 24]

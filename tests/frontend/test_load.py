@@ -84,12 +84,12 @@ def test_the_region_is_not_left(pair: Pair) -> None:
 
 
 def test_seconds_bound_the_run_and_progress_can_be_read_between_steps(pair: Pair) -> None:
-    load = Load(pair[0], Shadow(SECTORS), rw="randread", seconds=0.15)
+    load, start = Load(pair[0], Shadow(SECTORS), rw="randread", seconds=0.15), time.monotonic()
     seen = []
     while load.step(0.05):
         seen.append(sum(ops(load).values()))
     assert seen == sorted(seen)
-    assert 0.15 <= load.seconds < 2
+    assert 0.15 <= load.seconds <= time.monotonic() - start
 
 
 def test_latencies_bytes_and_notifications_are_counted(pair: Pair) -> None:
@@ -166,10 +166,9 @@ def test_a_backend_that_falls_silent_is_named_with_the_ids(pair: Pair) -> None:
     queue, model = pair
     model.silent = True
     load = Load(queue, Shadow(SECTORS), rw="randread", iodepth=3, timeout=0.1)
-    start = time.monotonic()
     with pytest.raises(Unanswered, match="no response in time for 3 requests"):
         run(load)
-    assert time.monotonic() - start < 2
+    assert 0.1 <= load.seconds < 30, "not after the time that holds where none is given"
     model.silent = False
     run(load)
 

@@ -100,7 +100,7 @@ def attack(directory: str, kinds: list[str]) -> None:
 @dataclass
 class Cost:
     """What one attack cost.  iops, p99: of the victims, the median; memory in MiB, of private pages; lines of the log
-    about the eighth guest, in all; writes to its area a second; processor time of a second."""
+    about the eighth guest, in all; writes to its area a second; processor time of a second; how long it took."""
 
     attack: str
     iops: float
@@ -112,6 +112,7 @@ class Cost:
     writes: float
     worker_cpu: float
     manager_cpu: float
+    seconds: float
 
 
 def private(pid: int) -> float:
@@ -189,7 +190,7 @@ class Noisy:
             cost = Cost(name, median(result["iops"] for result in results), median(r["p99-us"] for r in results),
                         sum(result["errors"] for result in results), private(worker), private(manager),
                         self._lines() - lines, self.writes / took,
-                        (busy(worker) - before[0]) / took, (busy(manager) - before[1]) / took)
+                        (busy(worker) - before[0]) / took, (busy(manager) - before[1]) / took, took)
         return cost
 
 

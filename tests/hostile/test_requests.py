@@ -165,5 +165,5 @@ def test_Q23_a_flood_of_bad_requests_is_looked_at_a_thousand_times_a_second(case
     while time.monotonic() - started < 0.5:
         assert set(guest.do(*(guest.request(255) for _ in range(32)))) == {EOPNOTSUPP}
         count += 1
-    assert count <= 32 + 550
+    assert count <= 32 + 1100 * (time.monotonic() - started)
     assert guest.do(guest.request(READ, 0, guest.pages(1).segments())) == [OKAY]

@@ -6,7 +6,6 @@ import pty
 import select
 import socket
 import threading
-import time
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,10 +79,8 @@ def test_a_store_that_closes_the_socket_mid_request_is_econnreset_at_once(fake, 
 
 def test_a_store_that_does_not_answer_is_given_up_in_time(fake) -> None:
     with Store(fake(lambda client, chunk: None), timeout=0.05) as store:
-        began = time.monotonic()
         with refused(errno.ETIMEDOUT):
             store.read("/a")
-        assert time.monotonic() - began < 2
         with refused(errno.ENOTCONN):
             store.read("/a")
 

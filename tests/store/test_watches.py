@@ -2,7 +2,6 @@
 import contextlib
 import errno
 import select
-import time
 from collections.abc import Callable
 
 import pytest
@@ -127,10 +126,9 @@ def test_an_event_of_a_cancelled_watch_is_dropped(dom0: Store) -> None:
     dom0.write("/a/b", b"")
     watch.cancel()
     watch.cancel()
-    began = time.process_time()
     for _ in range(100):
         assert dom0.dispatch() == 0
-    assert fired == [] and time.process_time() - began < 1
+    assert fired == [] and not dom0._session.events
     assert repr(watch) == "Watch('/a')"
 
 
@@ -224,9 +222,7 @@ def test_a_million_changes_of_one_node_are_kept_as_one_event(dom0: Store, connec
 
 
 def test_dispatch_does_not_wait(dom0: Store) -> None:
-    began = time.monotonic()
     assert [dom0.dispatch() for _ in range(10)] == [0] * 10
-    assert time.monotonic() - began < 1
 
 
 def test_domains_that_come_and_go_fire_the_special_watches(machine, dom0: Store) -> None:

@@ -22,7 +22,7 @@ def resident(pid: int | str = "self", step: int = 1 << 16) -> dict[str, int]:
 
 
 def growing(span: Callable[[], object], measure: Callable[[], dict[str, int]],
-            seconds: float = 10) -> dict[str, list[int]]:
+            seconds: float = 3) -> dict[str, list[int]]:
     """Do span() two to SPANS times; what there is more of after each of them than there was before, by its name in
     measure(), with its values.  What ends by itself within so many seconds does not count.
 
