@@ -5,7 +5,7 @@ import pytest
 from tests.hostile.noisy import ATTACKS, Noisy
 
 MEMORY = 64             # MiB of its own that a worker of one disk has at most
-LINES = 14              # about it in the log in a minute: 10 a minute, how many more there would have been, and its worker's own
+LINES = 14              # about it in the log in a minute: 10, how many more there would have been, and its worker's own
 WRITES = 40             # to its area of xenstore a second: eight looks, and what each may write
 
 
