@@ -1,5 +1,6 @@
 """Disks for the tests of this directory: one specification, every engine, several kinds of file."""
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,3 +95,25 @@ def small_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path
         run_or_skip("mount", device, mountpoint)
     yield mountpoint
     subprocess.run(["umount", str(mountpoint)], check=True)
+
+
+@pytest.fixture
+def fuse_file(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """fuse_file("--locks", "--held", PATH): a file of 1 MiB of such a file system (fusefile.py)."""
+    mounted = []
+
+    def mount(*options: object) -> Path:
+        path = tmp_path / f"fuse{len(mounted)}"
+        path.touch()
+        command = [sys.executable, Path(__file__).parent / "fusefile.py", path, MIB, *options]
+        server = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        mounted.append((path, server))
+        if server.stdout.readline() != b"ready\n":
+            pytest.skip(f"FUSE is not possible here: {server.stderr.read().decode().splitlines()[-1:]}")
+        return path
+
+    yield mount
+    for path, server in mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=False)
+        server.terminate()
+        server.wait()

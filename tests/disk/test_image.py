@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from xenvbd.disk import Image, open_image
-from xenvbd.disk.locks import holders
+from xenvbd.disk.holders import holders
 from xenvbd.errors import ClaimError, Error, PolicyError, TargetError
 
 

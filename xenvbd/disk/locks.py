@@ -1,8 +1,11 @@
-"""Locks of images: open file description locks, on the very description that does the I/O.
+"""Locks of images: open file description locks, on bytes far past the end of any image.
 
 Such a lock outlives a killed process until its last write has landed, because the kernel keeps the
-description until then; no other kind does, so no other can tell a successor when it may start.  The bytes
-that are locked lie far past the end of any image, where QEMU's and cloud-hypervisor's own locks are not.
+description until then; no other kind does, so no other can tell a successor when it may start.  QEMU's and
+cloud-hypervisor's own locks are on other bytes (QEMU's: qemu_locks).
+
+    claim    the manager's, as long as the vbd exists, on a description that does no I/O
+    fence    of each description that does I/O: nobody else's is left when it is taken
 """
 from __future__ import annotations
 
@@ -12,89 +15,113 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
 
-from xenvbd.errors import ClaimError, TargetError
+from xenvbd.disk.holders import DisksOf, Range, nobody, refusal
+from xenvbd.errors import TargetError
 
-SHARE_BYTE = 1 << 62            # exclusive for the one writer; shared by readers, and by writers with xl's w!
 FENCE_BYTE = 1 << 61            # + a hash of the vbd: exclusive for each writer, shared or not
+SHARE_BYTE = 1 << 62            # shared by each I/O description; exclusive for a moment, or as 0.1 has it: for good
+CLAIM_BYTE = SHARE_BYTE + 1     # exclusive for the one writer; shared by readers, and by writers with xl's w!
+SHARED, EXCLUSIVE, UNLOCKED = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 WAIT_STEP = 0.05
 
+# struct flock: type, whence, start, length, pid; ctypes-free because all of Linux's 64-bit ABIs agree.
+_FLOCK = struct.Struct("hhqqi4x")
 
-def lock_image(fd: int, path: str, *, exclusive: bool, fence: str | None = None, wait: bool = False) -> None:
-    """Lock an image on its I/O descriptor; the lock goes when the last copy of the descriptor is closed.
+
+def take(fd: int, kind: int, start: int, length: int = 1) -> bool:
+    """Lock bytes, or change the lock to SHARED or EXCLUSIVE; False if another description's lock is in the way.
+
+    length 0: to the end of all offsets.  Raises OSError where the file system has no locks, or fd not the mode."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def is_free(fd: int, start: int, length: int = 1, kind: int = EXCLUSIVE) -> bool:
+    """Whether take() would succeed; nothing is locked.  Raises OSError."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+    return bool(_FLOCK.unpack(answer)[0] == UNLOCKED)
+
+
+def unlock(fd: int) -> None:
+    """Let every lock of this description go, whoever has copies of it.  Raises OSError.
+
+    Before it is closed, because a FUSE file system that keeps locks itself hears of no close of such a lock."""
+    take(fd, UNLOCKED, 0, 0)
+
+
+def let_go(fd: int) -> None:
+    """Unlock and close a description that does no I/O, or none any more."""
+    try:
+        unlock(fd)
+    except OSError:             # the file system has no locks, or is gone
+        pass
+    finally:
+        os.close(fd)
+
+
+def lock(fd: int, path: str, kind: int, start: int, *, disks_of: DisksOf = nobody, ours: bool = False) -> None:
+    """take(), or the ClaimError that says who is in the way (holders.refusal); TargetError without locks."""
+    for _ in range(2):
+        try:
+            if take(fd, kind, start):
+                return
+        except OSError as error:
+            raise impossible(path, error) from error
+        refused = refusal(fd, path, Range(start, start, kind == EXCLUSIVE), disks_of=disks_of, ours=ours)
+        if refused.errno != errno.EREMOTE:
+            break               # else it may have been let go before it was looked for
+    raise refused
+
+
+def claim(fd: int, path: str, *, exclusive: bool, disks_of: DisksOf = nobody, ours: bool = False) -> None:
+    """Claim an image on a description that is kept as long as its vbd exists.  exclusive: for its one writer (fd is
+    open for writing).  disks_of, ours: see holders.refusal.  Raises ClaimError, TargetError."""
+    lock(fd, path, EXCLUSIVE if exclusive else SHARED, CLAIM_BYTE, disks_of=disks_of, ours=ours)
+
+
+def fence(fd: int, path: str, *, exclusive: bool, name: str | None, disks_of: DisksOf = nobody) -> None:
+    """Fence a description that is to do I/O.
+
+    exclusive: no other may be left, also of an earlier version: what a dead worker had begun has landed.  name: of the
+    vbd, for a writer; None for a reader.  Raises ClaimError (EINPROGRESS: not landed yet), TargetError."""
+    if exclusive:
+        lock(fd, path, EXCLUSIVE, SHARE_BYTE, disks_of=disks_of, ours=True)
+    lock(fd, path, SHARED, SHARE_BYTE, disks_of=disks_of, ours=True)
+    if name is not None:
+        lock(fd, path, EXCLUSIVE, FENCE_BYTE + zlib.crc32(name.encode()), disks_of=disks_of, ours=True)
+
+
+def lock_image(fd: int, path: str, *, exclusive: bool, fence: str | None = None, wait: bool = False,
+               disks_of: DisksOf = nobody) -> None:
+    """Lock an image on its I/O descriptor, without a claim; the lock goes when the last copy of it is closed.
 
     fence names the vbd (needs a descriptor open for writing).  Raises ClaimError that names the process which
     holds the image (errno EINPROGRESS if that is gone, but not all it had begun), unless wait; TargetError where
     the file system has no locks."""
-    _lock(fd, path, fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, SHARE_BYTE, wait)
+    wanted = [(EXCLUSIVE if exclusive else SHARED, SHARE_BYTE)]
     if fence is not None:
-        _lock(fd, path, fcntl.F_WRLCK, FENCE_BYTE + zlib.crc32(fence.encode()), wait)
+        wanted.append((EXCLUSIVE, FENCE_BYTE + zlib.crc32(fence.encode())))
+    for kind, start in wanted:
+        while wait and not _taken(fd, path, kind, start):
+            time.sleep(WAIT_STEP)
+        lock(fd, path, kind, start, disks_of=disks_of)
 
 
-def holders(fd: int) -> list[str]:
-    """Who holds a lock of ours on this file: "process 12 (xenvbd-worker web1)"."""
-    inode = os.fstat(fd).st_ino
-    return [f"process {pid} ({_command(pid)})" for pid in _processes()
-            if any(_is_ours(line, inode) for line in _lock_lines(pid))]
-
-
-def _lock(fd: int, path: str, kind: int, offset: int, wait: bool) -> None:
-    # struct flock: type, whence, start, length, pid; ctypes-free because all of Linux's 64-bit ABIs agree.
-    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, offset, 1, 0)
-    while True:
-        try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise TargetError(error.errno or errno.EIO, f"cannot be locked: {error.strerror}",
-                                  path=path) from error
-        if not wait:
-            raise _refusal(fd, path)
-        time.sleep(WAIT_STEP)
-
-
-def _refusal(fd: int, path: str) -> ClaimError:
-    """EBUSY if a process has the image; EINPROGRESS if none can be found, and so its lock will go by itself."""
-    names = holders(fd)
-    if not names:
-        message = "locked by a process that is gone or hidden, whose last writes may still be under way"
-        return ClaimError(errno.EINPROGRESS, message, path=path)
-    return ClaimError(errno.EBUSY, f"locked by {', '.join(names)}; detach it there first", path=path)
-
-
-def _processes() -> Iterator[int]:
-    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-
-
-def _lock_lines(pid: int) -> Iterator[str]:
-    """The "lock:" lines of a process's descriptors; nothing for a process that is gone or not ours to see."""
+def _taken(fd: int, path: str, kind: int, start: int) -> bool:
     try:
-        files = list(Path(f"/proc/{pid}/fdinfo").iterdir())
-    except OSError:
-        return
-    for file in files:
-        try:
-            text = file.read_text()
-        except OSError:
-            continue
-        yield from (line for line in text.splitlines() if line.startswith("lock:"))
+        return take(fd, kind, start)
+    except OSError as error:
+        raise impossible(path, error) from error
 
 
-def _is_ours(line: str, inode: int) -> bool:
-    """Whether a line such as "lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:17 START END" is ours, of this file."""
-    words = line.split()
-    if len(words) < 9 or words[2] != "OFDLCK":
-        return False
-    return words[-3].endswith(f":{inode}") and int(words[-2]) >= FENCE_BYTE
-
-
-def _command(pid: int) -> str:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip()
-        words = words or Path(f"/proc/{pid}/comm").read_bytes().strip()
-    except OSError:
-        return "gone"
-    return ascii(words[:60].decode(errors="replace"))[1:-1]
+def impossible(path: str, error: OSError) -> TargetError:
+    """What a lock that the file system cannot give becomes."""
+    number = error.errno or errno.EIO
+    hint = "; --lock=off gives the lock up" if number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS) else ""
+    return TargetError(number, f"cannot be locked: {error.strerror}{hint}", path=path)
