@@ -55,6 +55,18 @@ def test_a_call_returns_the_verb_s_result(daemon):
         "domain": "web1", "deep": [1, {"a": None}]}
 
 
+def test_bytes_that_are_no_utf_8_reach_the_daemon_and_come_back_as_json_that_any_parser_takes(daemon):
+    seen = []
+    daemon.server.dispatch = lambda verb, params, reply: (seen.append(params), reply(params))
+    sock = raw(daemon)
+    sock.sendall(b'{"id": 1, "verb": "echo", "params": {"domain": "k\\udcf6ln"}}\n')
+    line = sock.makefile("rb").readline()
+    assert seen == [{"domain": "k\udcf6ln"}] and b"udcf6" not in line
+    assert json.loads(line)["result"] == {"domain": "k\ufffdln"}
+    Client(daemon.path).call("echo", domain=os.fsdecode(b"k\xf6ln"))
+    assert seen[1] == seen[0]
+
+
 def test_an_error_is_raised_again_at_the_client_as_what_it_was(daemon):
     with pytest.raises(NoSuchDisk) as caught:
         Client(daemon.path).call("frob")

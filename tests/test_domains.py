@@ -1,11 +1,12 @@
 """Domains by name and number, and that a number's next owner is not taken for the one before."""
 import errno
+import os
 
 import pytest
 
 from tests.support.manager import bench
 from xenvbd import domains
-from xenvbd.errors import NoSuchDisk
+from xenvbd.errors import NoSuchDisk, PropertyError
 from xenvbd.store import Store
 
 
@@ -19,17 +20,53 @@ def test_a_domain_is_found_by_name_and_by_number(b):
     assert domains.find(b.store, "7") == domains.find(b.store, "domain7") == 7
 
 
-@pytest.mark.parametrize("text", ["8", "web1", "", "-1", "7 ", "domain"])
+@pytest.mark.parametrize("text", ["8", "web1", "", "-1", "7 ", "domain", "123456", "9" * 5000])
 def test_there_is_no_other(b, text):
     with pytest.raises(NoSuchDisk) as caught:
         domains.find(b.store, text)
     assert caught.value.errno == errno.ENOENT
 
 
-@pytest.mark.parametrize("name", ["12", "", "a:b", "tab\t", "\x1b[31m"])
+@pytest.mark.parametrize("name", ["12", "", "a:b", "\uff17", "a\0b"])
 def test_a_name_that_could_mean_something_else_is_not_used(b, name):
     b.store.write("/local/domain/7/name", name)
     assert domains.name(b.store, 7) == "7"
+
+
+@pytest.mark.parametrize("name", [b"k\xc3\xb6ln", b"k\xf6ln", b"a\nb", b"\x1b[31m", "a\u202eb".encode(), b"two words"],
+                         ids=repr)
+def test_a_name_of_any_other_bytes_is_one(b, name):
+    b.store.write("/local/domain/7/name", name)
+    assert domains.name(b.store, 7) == os.fsdecode(name) and domains.find(b.store, os.fsdecode(name)) == 7
+
+
+def test_names_that_look_equal_are_two(b):
+    b.store.write("/local/domain/5/name", "web")
+    b.store.write("/local/domain/7/name", "w\u0435b")            # a Cyrillic letter
+    assert [domains.find(b.store, name) for name in ("web", "w\u0435b")] == [5, 7]
+
+
+def test_a_name_that_two_domains_have_is_refused_with_both_numbers(b):
+    b.store.write("/local/domain/5/name", "domain7")
+    with pytest.raises(PropertyError, match="domains 5 and 7 are all named 'domain7'"):
+        domains.find(b.store, "domain7")
+    assert domains.find(b.store, "5") == 5
+
+
+def test_a_number_is_never_a_name(b):
+    b.store.write("/local/domain/5/name", "7")
+    assert domains.find(b.store, "7") == 7 and domains.name(b.store, 5) == "5"
+
+
+@pytest.mark.parametrize("name", ["web1", "web1--incoming", "web1--migratedaway"])
+def test_a_guest_that_migrates_goes_by_its_own_name_too(name):
+    assert "web1:xvda" in domains.disk_names(name, 7, 51712) and "7:51712" in domains.disk_names(name, 7, 51712)
+
+
+def test_two_vms_whose_paths_are_not_utf_8_are_two(b):
+    b.store.write("/local/domain/5/vm", b"/vm/\xe9")
+    b.store.write("/local/domain/7/vm", b"/vm/\xe8")
+    assert domains.identity(b.store, 5) != domains.identity(b.store, 7)
 
 
 def test_a_domain_s_identity_ends_with_it(b):

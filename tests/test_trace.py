@@ -123,7 +123,9 @@ def record(message: str, **extra: object) -> logging.LogRecord:
 
 def test_a_line_for_people_has_no_control_characters() -> None:
     formatter = trace.TextFormatter("%(levelname)s %(message)s")
-    assert formatter.format(record("a\nforged\x1b[2J line \xe9")) == r"WARNING a\nforged\x1b[2J line \xe9"
+    assert formatter.format(record("a\nforged\x1b[2J line \u202e k\udcf6ln")) == \
+        r"WARNING a\nforged\x1b[2J line \u202e k\xf6ln"
+    assert formatter.format(record("köln")) == "WARNING köln"
 
 
 def failed() -> logging.LogRecord:

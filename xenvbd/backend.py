@@ -20,8 +20,10 @@ from xenvbd.device import Device
 from xenvbd.errors import ClaimError, Error, NoSuchDisk, StoreError
 from xenvbd.helpers import Helpers
 from xenvbd.host import Host, Options
+from xenvbd.lookup import Lookup
 from xenvbd.loop import Loop
 from xenvbd.medium import Policy
+from xenvbd.names import Names
 from xenvbd.properties import Properties
 from xenvbd.record import Record
 from xenvbd.runtime import Runtime
@@ -49,8 +51,11 @@ class Backend:
         self._wanted = tuple(kinds)
         self.claims = Claims(loop, store, store.domid, rival)
         self.devices: dict[Key, Device] = {}
+        self.names = Names(store, self._renamed)
+        self.lookup = Lookup(store, self.names, self.devices)
         self._waiters: dict[Device, list[Callable[[], bool]]] = {}
-        self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, channels, options, store.domid,
+        self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, channels, options,
+                         self.names.of, store.domid,
                          dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
         self._dirty: dict[Key, None] = {}
         self._scans: dict[tuple[str, int | None], None] = {}
@@ -110,13 +115,8 @@ class Backend:
     # Devices
 
     def find(self, text: str) -> Device:
-        """The device of DOMAIN:VDEV, domain and vdev by name or number.  NoSuchDisk."""
-        domain, _, disk = text.rpartition(":")
-        for (_, domid, devid), device in self.devices.items():
-            if text == device.name or (domain in (str(domid), device.name.rpartition(":")[0])
-                                       and disk in (str(devid), device.name.rpartition(":")[2])):
-                return device
-        raise NoSuchDisk(errno.ENOENT, f"there is no disk {text!r}; `xenvbd list` shows those there are")
+        """The device of DOMAIN:VDEV, see Lookup.disk()."""
+        return self.lookup.disk(text)
 
     def create(self, properties: Properties, engine: str = "") -> Device:
         """Attach a disk whose areas are to be made by us.  NoSuchDisk, ClaimError."""
@@ -134,7 +134,7 @@ class Backend:
 
     def served(self, domid: int) -> list[Device]:
         """The devices of a domain."""
-        return [device for (_, other, _), device in self.devices.items() if other == domid]
+        return self.lookup.of(domid)
 
     def wait(self, device: Device, attempt: Callable[[], bool]) -> None:
         """Call attempt() whenever something has happened to the device, until it says that it is done."""
@@ -153,12 +153,12 @@ class Backend:
 
     def _new(self, key: Key, properties: Properties | None = None, engine: str = "") -> Device:
         """A device that is being realized."""
-        _, domid, devid = key
+        domid = key[1]
         identity = domains.identity(self.store, domid)
         if identity is None:
             raise NoSuchDisk(errno.ENOENT, f"there is no domain {domid}")
-        name = domains.disk_name(domains.name(self.store, domid), devid)
-        device = Device(self.host, *key, domain=identity, name=name, properties=properties, engine=engine)
+        self.names.follow(domid, identity)
+        device = Device(self.host, *key, domain=identity, properties=properties, engine=engine)
         self._begin(key, device, device.realize)
         return device
 
@@ -172,6 +172,7 @@ class Backend:
         except OSError:
             device.close()
             self.devices.pop(key, None)
+            self._forget_name(device.domid)
             raise
 
     def _destroyed(self, device: Device) -> None:
@@ -182,7 +183,16 @@ class Backend:
         event("xen_block_device_destroy", disk=device.name, number=device.devid)
         if not self.served(device.domid):
             self.workers.dismiss(device.domid)
+        self._forget_name(device.domid)
         self.mark(key)                      # a new area of the same name may be there already
+
+    def _forget_name(self, domid: int) -> None:
+        if not self.served(domid):
+            self.names.forget(domid)
+
+    def _renamed(self, domid: int) -> None:
+        for device in self.served(domid):
+            device.renamed()
 
     def _changed(self, device: Device) -> None:
         """Tell those who wait for the device; one that is done says True."""
@@ -367,7 +377,8 @@ class Backend:
         if record.kind not in self._watched:
             self._watch_kind(record.kind)
         now = domains.identity(self.store, key[1])
-        device = Device(self.host, *key, domain=record.domain, name=record.name)
+        self.names.follow(key[1], record.domain, last=record.name.rpartition(":")[0])
+        device = Device(self.host, *key, domain=record.domain)
         self._begin(key, device, lambda: device.adopt(record, serving))
         log.info("%s: taken over, %s", device.name, device.view.backend.label)
         if now != record.domain:

@@ -36,7 +36,6 @@ class Connection(abc.ABC):
     host: Host
     domid: int
     key: str
-    name: str
     areas: Areas
     view: View
     properties: Properties | None
@@ -55,6 +54,10 @@ class Connection(abc.ABC):
         self._worker: WorkerProcess | None = None       # which has the plane
         self._adoption: Adoption | None = None
         self._give_up: Callable[[], None] = lambda: None
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str: ...
 
     @abc.abstractmethod
     def take(self, happened: xenbus.Event) -> None:

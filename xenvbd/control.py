@@ -20,6 +20,7 @@ from typing import Any
 
 from xenvbd.errors import ControlError, Error, PropertyError, from_json, to_json
 from xenvbd.loop import Loop
+from xenvbd.text import as_json
 from xenvbd.wire import peer
 
 MAX_REQUEST = 64 * 1024
@@ -202,7 +203,8 @@ class Client:
     def call(self, verb: str, /, **params: Any) -> dict[str, Any]:
         """The verb's result.  Raises what the daemon raised, or ControlError if it cannot be reached; errno
         ETIMEDOUT if it does not answer in time."""
-        line = _line({"id": 1, "verb": verb, "params": params})
+        # Not _line(): bytes of a name that are no UTF-8 go as the surrogates that stand for them.
+        line = json.dumps({"id": 1, "verb": verb, "params": params}).encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(self.timeout)
@@ -256,7 +258,8 @@ def _listen(path: str) -> socket.socket:
 
 
 def _line(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    """A reply, or any other line for a parser that takes no lone surrogates."""
+    return as_json(body, separators=(",", ":")).encode() + b"\n"
 
 
 def _bad(message: str) -> PropertyError:

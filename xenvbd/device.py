@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd import features, memory, xenbus
+from xenvbd import domains, features, memory, xenbus
 from xenvbd.area import Areas, Gone, Leaving
 from xenvbd.connection import Connection
 from xenvbd.errors import Error, StoreError
 from xenvbd.history import History
-from xenvbd.host import Host
+from xenvbd.host import Host, Options
 from xenvbd.medium import Medium
 from xenvbd.properties import DiskFacts, Properties, validate
 from xenvbd.record import Record
@@ -36,24 +36,23 @@ log = logging.getLogger("xenvbd")
 class Device(Connection):
     """A vbd from the moment it is claimed until nothing of it is left."""
 
-    def __init__(self, host: Host, kind: str, domid: int, devid: int, *, domain: str = "", name: str = "",
+    def __init__(self, host: Host, kind: str, domid: int, devid: int, *, domain: str = "",
                  properties: Properties | None = None, engine: str = "") -> None:
-        """name: "web1:xvda"; domain: see Record.  properties: of a disk whose areas are to be created; None:
+        """domain: its handle, see Record.  properties: of a disk whose areas are to be created; None:
         a toolstack made them, and they say what is wanted."""
         super().__init__()
         self.host, self.domid, self.devid, self.domain = host, domid, devid, domain
         self.key = Runtime.key(kind, domid, devid)
-        self.name = name or self.key
         self.areas = Areas(host.store, host.backend_domid, kind, domid, devid)
+        self._last_name = ""
         self.created = properties is not None
         self.view = View(created=self.created)
-        self.history = History(self.name)
+        self.history = History(lambda: self.name)
         self.history.start(self.view)
-        options = host.options(self.name, f"{domid}:{devid}")
-        self.options, self.properties = options, properties
-        self.engine, self.buffer_bytes = engine, options.buffer_bytes
+        self.options, self.properties = self._options(), properties
+        self.engine, self.buffer_bytes = engine, self.options.buffer_bytes
         self.facts: DiskFacts | None = None
-        self.stalls = Stalls(host.loop, options.stall_alarm, self._unanswered, self._stalled)
+        self.stalls = Stalls(host.loop, self.options.stall_alarm, self._unanswered, self._stalled)
         self._todo: deque[Callable[[], None]] = deque()
         self._running = self._look_again = False
         self._watch: Watch | None = None
@@ -124,15 +123,21 @@ class Device(Connection):
         """The guest is dead, or another has its number."""
         self.take(xenbus.DomainGone())
 
+    def renamed(self) -> None:
+        """Its domain has another name: what `match` of the configuration says of that holds from now on, as far as it
+        is not agreed on with the guest."""
+        self.options = self._options()
+        if self.stalls.alarm != self.options.stall_alarm:
+            self.stalls.stop()
+            self.stalls.alarm = self.options.stall_alarm
+            self._watch_stalls()
+
     def take(self, happened: xenbus.Event) -> None:
         """Tell the state machine, and do what it says."""
         before = self.view
         self.view, actions = xenbus.step(self.view, happened)
         self.history.saw(before, self.view)
-        if self.view.plane in (Plane.RUNNING, Plane.STOPPING):
-            self.stalls.start()
-        else:
-            self.stalls.stop()
+        self._watch_stalls()
         self._todo.extend(functools.partial(self._actions[type(action)], action) for action in actions
                           if not isinstance(action, xenbus.Adopt))
         if xenbus.Adopt() in actions:
@@ -168,6 +173,11 @@ class Device(Connection):
             self._watch = None
 
     # What there is to know
+
+    @property
+    def name(self) -> str:
+        """DOMAIN:VDEV by the domain's name now, for people; it is no way to find the disk again, which key is."""
+        return self._last_name or domains.disk_name(self.host.name_of(self.domid, self.domain), self.devid)
 
     @property
     def connected(self) -> bool:
@@ -225,6 +235,7 @@ class Device(Connection):
 
     def _publish(self, action: xenbus.Publish) -> None:
         try:
+            self.buffer_bytes = self.options.buffer_bytes
             if self.properties is None:
                 self.properties = self.options.applied(self.areas.properties())
             if self.properties.target is None:
@@ -313,9 +324,20 @@ class Device(Connection):
         self.host.runtime.forget(self.key)
         self._todo.clear()
         self._say(logging.INFO, "gone")
+        self._last_name = self.name         # whoever waits for its end is told by that
         self.host.destroyed(self)
 
     # Helpers
+
+    def _options(self) -> Options:
+        domain = self.host.name_of(self.domid, self.domain)
+        return self.host.options(*domains.disk_names(domain, self.domid, self.devid))
+
+    def _watch_stalls(self) -> None:
+        if self.view.plane in (Plane.RUNNING, Plane.STOPPING):
+            self.stalls.start()
+        else:
+            self.stalls.stop()
 
     def _has_areas(self) -> bool:
         """Whether the areas are its own: if their making failed, those of that name are somebody else's."""
@@ -340,4 +362,4 @@ class Device(Connection):
             self.host.loop.later(RETRY_SECONDS, self._save_soon)
 
     def _say(self, level: int, message: str, *args: object) -> None:
-        self._limiter.log(log, level, f"{self.name}: {message}", *args)
+        self._limiter.log(log, level, f"%s: {message}", self.name, *args)

@@ -5,6 +5,8 @@ import errno as _errno
 import os
 from typing import Any
 
+from xenvbd.text import quoted
+
 
 class Error(OSError):
     """Anything that xenvbd itself reports.  errno is positive; message is one sentence without a full stop.
@@ -22,7 +24,12 @@ class Error(OSError):
         self.path = path
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.disk, self.path, self.message) if part)
+        return f"{quoted(self.disk)}: {self.reason}" if self.disk else self.reason
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, for whoever knows with which disk."""
+        return f"{self.path}: {self.message}" if self.path else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.errno, self.message, self.disk, self.path))
@@ -106,6 +113,11 @@ def exit_code(exc: BaseException | None) -> int:
 _CLASSES: dict[str, type[Error]] = {cls.__name__: cls for cls in (
     Error, StoreError, HypervisorError, NoHypervisor, TargetError, PolicyError, ClaimError, ProtocolError,
     PropertyError, ControlError, NoSuchDisk)}
+
+
+def reason(exc: OSError) -> str:
+    """What went wrong, without the name of the disk."""
+    return exc.reason if isinstance(exc, Error) else str(exc)
 
 
 def to_json(exc: OSError) -> dict[str, Any]:

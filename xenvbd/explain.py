@@ -14,6 +14,7 @@ from xenvbd.device import Device
 from xenvbd.errors import ClaimError, NoSuchDisk, PolicyError, StoreError
 from xenvbd.history import label
 from xenvbd.show import stalled, waiting_for
+from xenvbd.text import quoted
 from xenvbd.xenbus import Phase, Plane, XenbusState, parse_state
 
 # verdict -> the exit status of the command
@@ -76,23 +77,23 @@ def _after_failure(device: Device) -> list[str]:
 def _after_stop(device: Device, stopped: str) -> list[str]:
     if stopped == "no-space":
         where = device.properties and device.properties.target and device.properties.target.path
-        return [f"df {where}; make room, and it goes on by itself (or at once: xenvbd resume {device.name})"]
+        return [f"df {where}; make room, and it goes on by itself (or at once: xenvbd resume {quoted(device.name)})"]
     look = ["dmesg, for the storage's errors; what the guest had flushed before is safe"]
     if stopped == "io-error":
-        return [*look, f"xenvbd resume {device.name} tries again what is held: rerror or werror is \"stop\""]
+        return [*look, f"xenvbd resume {quoted(device.name)} tries again what is held: rerror or werror is \"stop\""]
     return [*look, "nothing is answered any more, for what was written since may be lost: xenvbd detach --force "
-            f"{device.name}, check the storage, and attach it again"]
+            f"{quoted(device.name)}, check the storage, and attach it again"]
 
 
 def _after_stall(device: Device) -> list[str]:
     return ["dmesg, for a storage that hangs; other disks go on",
             "nothing is answered for it, as it may still land: the guest waits, and goes on when the storage does",
-            f"xenvbd detach --force {device.name} takes it from the guest; its image stays locked until then"]
+            f"xenvbd detach --force {quoted(device.name)} takes it from the guest; its image stays locked until then"]
 
 
 def _after_silence(device: Device) -> Iterator[str]:
     """What to look at when the other side, or the storage, has not answered."""
-    view, name = device.view, device.name.rpartition(":")[2]
+    view, name = device.view, domains.vdev_name(device.devid)
     if view.plane is Plane.STOPPING:
         yield "dmesg, for a storage that hangs; the disk is let go when its last request has come back"
     elif view.plane is Plane.STARTING:
@@ -102,7 +103,7 @@ def _after_silence(device: Device) -> Iterator[str]:
         yield f"in the guest: dmesg | grep {name}"
     elif view.backend is XenbusState.CLOSING:
         yield f"the guest has not let go of it; in the guest: findmnt, swapon, for what uses {name}"
-        yield f"xenvbd detach --force {device.name} does not wait for it"
+        yield f"xenvbd detach --force {quoted(device.name)} does not wait for it"
     elif view.frontend is None:
         yield f"{device.areas.frontend} is gone: the guest, or the toolstack, has removed it"
 
@@ -121,7 +122,7 @@ def _unclaimed(backend: Backend, text: str) -> dict[str, Any]:
             raise NoSuchDisk(errno.ENOENT, f"there is no disk {text!r}, in xenstore neither")
         back = (_read(backend, f"{front}/{features.BACKEND}") or b"").decode("ascii", "replace")
         answer: Answer = "failed", f"{front} is there, but its backend area ({back or 'not named'}) is not", [
-            f"its backend was removed, or is in another domain; xl block-detach {domain} {devid} removes the rest"]
+            f"its backend was removed, or is in another domain; xl block-detach {domid} {devid} removes the rest"]
         return _common(name, devid, back, front) | {"states": [], **_verdict(*answer)}
     kind, area = found
     states = [{"end": "backend", "state": label(parse_state(_read(backend, f"{area}/{features.STATE}")))},

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from xenvbd.trace import event
@@ -28,7 +29,8 @@ def label(state: XenbusState | None) -> str:
 class History:
     """Of one device, from the moment that this manager knows it."""
 
-    def __init__(self, disk: str) -> None:
+    def __init__(self, disk: Callable[[], str]) -> None:
+        """disk: its name, now."""
         self._disk, self._begin = disk, time.monotonic()
         self.steps: deque[Step] = deque(maxlen=STEPS)
 
@@ -46,13 +48,13 @@ class History:
     def saw(self, before: View, now: View) -> None:
         """What has changed."""
         if before.backend is not now.backend:
-            event("xen_device_backend_state", disk=self._disk, state=label(now.backend))
+            event("xen_device_backend_state", disk=self._disk(), state=label(now.backend))
             self._add("backend", now.backend)
         if before.frontend is not now.frontend:
-            event("xen_device_frontend_state", disk=self._disk, state=label(now.frontend))
+            event("xen_device_frontend_state", disk=self._disk(), state=label(now.frontend))
             self._add("frontend", now.frontend)
         if before.online is not now.online:
-            event("xen_device_backend_online", disk=self._disk, online=int(now.online))
+            event("xen_device_backend_online", disk=self._disk(), online=int(now.online))
 
     def _add(self, end: str, state: XenbusState | None) -> None:
         self.steps.append(Step(end, label(state), self.age))

@@ -54,9 +54,9 @@ class Host:
     """What all devices of a manager share.
 
     worker: the worker of a domain, started if need be; channels: event-channel handles for it to be given, as
-    evtchn.offer() makes them; options: of a disk that goes by these names.  What is called
-    with a device: dirty when it is to be looked at, changed when something has happened to it, destroyed when it is
-    to be forgotten."""
+    evtchn.offer() makes them; options: of a disk that goes by these names; name_of: as names.Names.of().  What is
+    called with a device: dirty when it is to be looked at, changed when something has happened to it, destroyed when
+    it is to be forgotten."""
 
     loop: Loop
     store: Store
@@ -66,6 +66,7 @@ class Host:
     worker: Callable[[int], WorkerProcess]
     channels: Callable[[int, int], list[int]]
     options: Callable[..., Options]
+    name_of: Callable[[int, str], str] = lambda domid, handle: str(domid)
     backend_domid: int = 0
     dirty: Callable[[Any], None] = lambda device: None
     changed: Callable[[Any], None] = lambda device: None

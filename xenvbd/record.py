@@ -8,7 +8,7 @@ import errno
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from xenvbd import __version__, features, target, vdev
+from xenvbd import __version__, domains, features, target, vdev
 from xenvbd.errors import Error
 from xenvbd.features import Agreement
 from xenvbd.properties import DiskFacts, Properties
@@ -18,7 +18,8 @@ VERSION = 1                     # of what to_json() gives; one that is lower can
 
 @dataclass(frozen=True)
 class Record:
-    """One published device.  domain tells a domain from an earlier one of its number; created: its areas are
+    """One published device.  domain is the handle that tells a domain from an earlier one of its number; name, what the
+    disk was called, for messages once the domain is gone: nothing is found by it.  created: its areas are
     ours; agreement: of its present connection, None without one; flush_failed: what was written before may be
     lost, so it is not served again."""
 
@@ -33,11 +34,16 @@ class Record:
     agreement: Agreement | None = None
     flush_failed: bool = False
 
+    @property
+    def stable_name(self) -> str:
+        """What the worker calls it: by number, which no rename makes wrong."""
+        return domains.disk_name(str(self.properties.domid), self.properties.vdev.number)
+
     def orders(self) -> dict[str, Any]:
         """What a worker is told of it at connect: see disk.open() and dataplane.Settings."""
         props = self.properties
         return {
-            "name": self.name, "target": str(props.target),
+            "name": self.stable_name, "target": str(props.target),
             "open": {"read_only": props.read_only, "direct": props.direct, "engine": self.engine,
                      "logical_block_size": props.logical_block_size, "discard": props.discard_enable},
             "settings": {"discard": features.discard_offered(props, self.facts), "barrier": props.barrier,

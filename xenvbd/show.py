@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from xenvbd import features
+from xenvbd import domains, features
 from xenvbd.device import Device
+from xenvbd.errors import reason
 from xenvbd.stats import Snapshot
 from xenvbd.xenbus import Phase, Plane, XenbusState
 
@@ -14,7 +15,7 @@ def show(device: Device, pid: int | None = None) -> dict[str, Any]:
     counters = device.counters()
     return {
         "disk": device.name, "domid": device.domid, "domain": device.name.rpartition(":")[0],
-        "vdev": device.devid, "name": device.name.rpartition(":")[2], "kind": device.areas.kind,
+        "vdev": device.devid, "name": domains.vdev_name(device.devid), "kind": device.areas.kind,
         "state": {"backend": device.view.backend.label, "frontend": _label(device.view.frontend)},
         "plane": device.view.plane.value, "pid": pid, "created": device.created,
         **_medium(device), **_connection(device),
@@ -29,7 +30,7 @@ def note(device: Device, counters: Snapshot) -> str:
     if device.adopting:
         return device.adopting
     if device.error is not None:
-        return str(device.error).removeprefix(f"{device.name}: ")
+        return reason(device.error)
     if view.broken:
         return "not served: its worker has died, and the guest has not reconnected"
     if counters.stopped != "none":
@@ -56,7 +57,7 @@ def stalled(device: Device) -> str:
 def waiting_for(device: Device) -> str:
     """What a time-out is about, as a sentence that names the node to look at."""
     if device.error is not None:
-        return str(device.error).removeprefix(f"{device.name}: ")
+        return reason(device.error)
     if device.view.phase is Phase.PUBLISHING:
         return f"the target {device.properties and device.properties.target} is still being opened"
     if device.view.plane is Plane.STOPPING:

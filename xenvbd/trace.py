@@ -4,13 +4,14 @@ A record goes to the logger "xenvbd.trace" at level INFO with its name and its f
 event that is not enabled costs one look into a set."""
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
+
+from xenvbd.text import as_json, printable
 
 logger = logging.getLogger("xenvbd.trace")
 
@@ -96,18 +97,16 @@ def _word(value: object) -> str:
     """A field's value as one word, or quoted."""
     if isinstance(value, bytes):
         return quote(value)
-    text = str(value)
-    plain = text and all(" " < letter <= "~" and letter not in "\"'=" for letter in text)
-    return text if plain else ascii(text)
+    word = str(value)
+    plain = word and printable(word) == word and not any(letter in " \"'=" for letter in word)
+    return word if plain else ascii(word)
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people; what is not printable ASCII is escaped: nobody forges lines or drives terminals."""
+    """Lines for people; what is not printable is escaped: nobody forges lines or drives terminals."""
 
     def format(self, record: logging.LogRecord) -> str:
-        kept = "\n" if record.exc_info else ""
-        return "".join(letter if " " <= letter <= "~" or letter == kept else ascii(letter)[1:-1]
-                       for letter in super().format(record))
+        return printable(super().format(record), keep="\n" if record.exc_info else "")
 
 
 class JsonFormatter(logging.Formatter):
@@ -122,7 +121,7 @@ class JsonFormatter(logging.Formatter):
             entry["message"] = record.getMessage()
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return as_json(entry, default=str)
 
 
 class Limiter:

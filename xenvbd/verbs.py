@@ -59,12 +59,11 @@ class Verbs:
     def _list(self, params: dict[str, Any], reply: Reply) -> None:
         """Of all domains, or of one.  NoSuchDisk: that is none."""
         wanted = params.get("domain")
-        devices = sorted(self.backend.devices.values(), key=lambda device: (device.domid, device.devid))
-        shown = map(self._shown, devices)
-        disks = [disk for disk in shown if wanted in (None, disk["domain"], str(disk["domid"]))]
-        if wanted is not None and not disks:
+        self.backend.names.settle()
+        found = self.backend.devices.values() if wanted is None else self.backend.lookup.domain(str(wanted))
+        if wanted is not None and not found:
             domains.find(self.backend.store, str(wanted))
-        reply({"disks": disks})
+        reply({"disks": list(map(self._shown, sorted(found, key=lambda device: (device.domid, device.devid))))})
 
     def _show(self, params: dict[str, Any], reply: Reply) -> None:
         reply(self._shown(self.backend.find(_text(params, "disk"))))
@@ -162,8 +161,7 @@ class Verbs:
         wanted = params.get("vdev")
         disk = vdev.parse(str(wanted)) if wanted else vdev.free(self._used(domid))
         asked = Properties(domid=domid, vdev=disk, target=target.parse(_text(params, "target")))
-        name = domains.disk_name(domains.name(store, domid), disk.number)
-        options = self.backend.host.options(name, f"{domid}:{disk.number}")
+        options = self.backend.host.options(*domains.disk_names(domains.name(store, domid), domid, disk.number))
         properties: Properties = replace(options.applied(asked), **values)
         return properties
 

@@ -13,7 +13,10 @@ from types import SimpleNamespace
 from xenvbd import features, journal, target, units, vdev, wire, xenbus
 from xenvbd.control import _request
 from xenvbd.errors import PropertyError, StoreError
+from xenvbd.lookup import Lookup
+from xenvbd.names import Names
 from xenvbd.properties import DiskFacts, Properties, validate
+from xenvbd.text import as_json, cut, decode, encode, printable, quoted, valid, width
 from xenvbd.trace import quote
 from xenvbd.verbs import Verbs
 
@@ -59,7 +62,9 @@ def backend(data: bytes) -> None:
 
 def words(data: bytes) -> None:
     """Names, numbers and targets as people write them: what is understood can be written and read again."""
-    text = data.decode(errors="surrogateescape")
+    text = decode(data)
+    assert encode(text) == data and printable(quoted(text)) == quoted(text) and json.loads(as_json(text)) == valid(text)
+    assert width(cut(printable(text), 9)) <= 9
     for parse in (vdev.parse, units.parse_size, units.parse_duration, units.parse_rate, target.parse,
                   target.parse_diskspec):
         try:
@@ -95,6 +100,9 @@ class _Store:
     def is_introduced(self, domid: int) -> bool:
         return domid == 3
 
+    def dispatch(self) -> int:
+        return 0
+
 
 class _Backend:
     """As much of a backend as a request is parsed with."""
@@ -103,6 +111,8 @@ class _Backend:
 
     def __init__(self) -> None:
         self.store, self.devices = _Store(), {}
+        self.names = Names(self.store, lambda domid: None)  # type: ignore[arg-type]
+        self.lookup = Lookup(self.store, self.names, {})  # type: ignore[arg-type]
         options = SimpleNamespace(engine="auto", buffer_bytes=1 << 20, applied=lambda properties: properties)
         self.host = SimpleNamespace(options=lambda *names: options)
 
@@ -110,7 +120,7 @@ class _Backend:
         return []
 
     def find(self, text: str) -> object:
-        raise PropertyError(2, f"no {text}")
+        return self.lookup.disk(text)
 
     def create(self, properties: Properties, engine: str) -> object:
         if properties.target is not None:

@@ -101,6 +101,7 @@ class Bench:
         self.destroyed, self.devices = [], []
         self.host = Host(self.loop, self.store, self.runtime, Helpers(self.loop), Policy(open_seconds=5),
                          lambda domid: self.worker, lambda domid, count: [], lambda *names: DiskOptions(),
+                         name_of=lambda domid, handle: "web1",
                          dirty=lambda device: self.loop.soon(device.refresh),
                          destroyed=self.destroyed.append)
         self.loop.read(self.store.fileno(), self.store.dispatch)
@@ -152,7 +153,7 @@ class Bench:
         return self._device(None)
 
     def _device(self, properties):
-        device = Device(self.host, "qdisk", 7, 51712, domain="vm", name="web1:xvda", properties=properties)
+        device = Device(self.host, "qdisk", 7, 51712, domain="vm", properties=properties)
         self.devices.append(device)
         return device
 
