@@ -166,10 +166,10 @@ def test_a_reload_with_a_rival_changes_nothing(b):
 def test_an_area_that_another_backend_was_faster_with_is_left_as_it_is(b, monkeypatch):
     opening = Medium.open
 
-    def slow(*args):
+    def slow(*args, **options):
         with Store(b.sim.path(0)) as qemu:
             qemu.write(f"{BACKEND}/state", "2")
-        return opening(*args)
+        return opening(*args, **options)
 
     monkeypatch.setattr(Medium, "open", slow)
     backend(b)
@@ -339,7 +339,7 @@ def serving(b, *keys):
 
     def call(verb, done, fds=(), **params):
         if verb == "list":
-            b.loop.soon(lambda: done({"disks": dict.fromkeys(worker.planes, "running")}))
+            b.loop.soon(lambda: done({"disks": dict.fromkeys(worker.planes, "running")} | worker.answer))
         else:
             answer(verb, done, fds, **params)
 
@@ -401,6 +401,16 @@ def test_what_went_while_no_manager_was_there_is_let_go(b):
     restart(b, worker)
     b.until(lambda: worker.calls == ["disconnect", "disconnect"] and not b.backend.devices)
     assert not list(b.runtime.records()) and not b.toolstack.exists(BACKEND)
+
+
+def test_what_a_worker_says_of_its_planes_is_kept_whatever_it_says(b):
+    device = connected(b)
+    worker = serving(b, device.key)
+    worker.answer = {"engine": {device.key: "threads"}, "persistent": "nonsense"}
+    restart(b, worker)
+    b.until(lambda: b.backend.devices)
+    assert worker.told == {device.key: {"engine": "threads"}}
+    assert b.backend.find("domain7:xvda").serving == "threads"
 
 
 def test_a_kind_that_is_claimed_no_more_is_served_to_its_end(b):

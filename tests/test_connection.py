@@ -50,7 +50,7 @@ def test_a_dead_worker_is_followed_by_another_and_nothing_is_written(b, image, m
     before, writes = device.view, []
     monkeypatch.setattr(device.areas, "_guarded", writes.append)
     device.worker_lost(b.worker)
-    with pytest.raises(Error, match="another is taking it over"):
+    with pytest.raises(Error, match="the next opens its image"):
         device.resume(print)
     b.until(lambda: device.connected)
     assert device.view == before and b.worker.params["adopt"] is True and writes == []

@@ -191,6 +191,18 @@ def test_the_socket_of_a_killed_daemon_is_replaced(tmp_path):
     assert not os.path.exists(path)
 
 
+@pytest.mark.parametrize(("number", "hint"), [
+    (errno.EACCES, "only root may use it"), (errno.EPERM, "only root may use it"),
+    (errno.ENOENT, "is `xenvbd serve` running"), (errno.ECONNREFUSED, "is `xenvbd serve` running")])
+def test_a_daemon_that_cannot_be_reached_is_said_why(tmp_path, monkeypatch, number, hint):
+    def refuse(self, path):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("xenvbd.control.socket.socket", type("Refused", (socket.socket,), {"connect": refuse}))
+    with pytest.raises(ControlError, match=hint):
+        Client(str(tmp_path / "control.sock")).call("echo")
+
+
 def test_a_wrong_property_is_a_usage_error():
     assert exit_code(PropertyError(errno.EINVAL, "no")) == 2
 

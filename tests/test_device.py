@@ -126,7 +126,7 @@ def _take_away(b):
 
 def test_a_target_that_hangs_fails_its_device_only_and_is_closed_when_it_comes_after_all(b, image, monkeypatch):
     release, opened = threading.Event(), Medium.open
-    monkeypatch.setattr(Medium, "open", lambda *args: release.wait() and opened(*args))
+    monkeypatch.setattr(Medium, "open", lambda *args, **options: release.wait() and opened(*args))
     b.host.policy = Policy(open_seconds=0.1)
     device = b.found(params=str(image))
     device.realize()

@@ -1,10 +1,13 @@
 """explain tells where a disk stands, why, and what to do: of disks that are served, and of those that are not."""
+import os
+
 import pytest
 
 from tests import test_backend
 from tests.support.manager import BACKEND, FRONTEND
 from tests.test_backend import asked, backend, toolstack
 from xenvbd import claims
+from xenvbd.disk.locks import lock_image
 from xenvbd.errors import NoSuchDisk
 from xenvbd.explain import explain
 from xenvbd.medium import Policy
@@ -75,6 +78,28 @@ def test_a_target_outside_the_allowed_places_names_the_setting(b):
     told(b, "[targets]", verdict="failed", status=1)
 
 
+def test_a_disk_that_a_new_worker_takes_over_says_what_that_waits_for(b):
+    offered(b)
+    b.guest.connect()
+    b.until(lambda: b.node("state") == "4")
+    b.settle()
+    device = b.backend.find(NAME)
+    with open(b.image, "r+b") as file:
+        lock_image(file.fileno(), str(b.image), exclusive=True, fence="7/51712")
+        os.close(os.open(b.runtime.journal(device.key, 0), os.O_RDWR | os.O_CREAT))
+        device.worker_lost(b.backend.workers.get(7))
+        told(b, "the next opens its image", "detach --force domain7:xvda", verdict="waiting", status=4)
+        b.until(lambda: "waits for its image for 1 s" in explain(b.backend, NAME)["why"])
+    b.until(lambda: device.connected)
+
+
+def test_an_image_that_looks_like_another_format_is_served_raw_and_said_to_look_so(b, caplog):
+    b.image.write_bytes(b"QFI\xfb\0\0\0\3".ljust(1 << 20, b"\0"))
+    offered(b)
+    [warning] = told(b, verdict="waiting", status=4)["warnings"]
+    assert "format qcow2" in warning and warning in caplog.text and b.node("sectors") == "2048"
+
+
 def test_a_ring_that_cannot_be_connected_shows_what_the_guest_wrote(b):
     offered(b)
     b.guest.connect(ring_ref="none")
@@ -94,7 +119,7 @@ def test_a_rival_is_named(b, monkeypatch):
     backend(b, rival=lambda kind, domid: Rival("QEMU (process 9)", "stop it") if domid == 7 else None)
     toolstack(b)
     b.until(lambda: b.backend.claims.refused)
-    told(b, "QEMU (process 9)", "SIGHUP", verdict="refused", status=7)
+    told(b, "QEMU (process 9)", "service xenvbd reload", verdict="refused", status=7)
 
 
 @pytest.mark.parametrize("nodes, words", [

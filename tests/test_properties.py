@@ -19,7 +19,7 @@ def test_a_plain_disk_is_good() -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"logical_block_size": 4096, "physical_block_size": 4096}, {"min_io": 4096, "opt_io": 65536},
+    {"logical_block_size": 4096, "physical_block_size": 4096},
     {"discard_granularity": 1 << 20}, {"max_ring_page_order": 0}, {"max_queues": 16}, {"max_indirect": 0},
     {"mode": "r"}, {"device_type": "cdrom"}, {"large_sector_units": "qemu"}, {"domid": 0}, {"domid": 0x7fef}])
 def test_every_property_may_go_to_its_bounds(change: dict[str, object]) -> None:
@@ -36,10 +36,9 @@ def test_every_property_may_go_to_its_bounds(change: dict[str, object]) -> None:
     ({"logical_block_size": 8192}, "logical-block-size 8192: expected a power"),
     ({"physical_block_size": 768}, "physical-block-size 768: expected a power of two from 512 to 2097152"),
     ({"logical_block_size": 4096, "physical_block_size": 512}, "4096 is larger than physical-block-size 512"),
-    ({"min_io": 100}, "min-io-size 100: expected a multiple of the logical-block-size 512"),
-    ({"opt_io": 4097}, "opt-io-size 4097"), ({"opt_io": 1 << 32}, "below 4 GiB"),
-    ({"min_io": -512}, "min-io-size"),
-    ({"discard_granularity": 100}, "discard-granularity 100"),
+    ({"discard_granularity": 100}, "discard-granularity 100: expected a multiple of the logical-block-size 512"),
+    ({"discard_granularity": 1 << 32}, "below 4 GiB"), ({"discard_granularity": -512}, "discard-granularity -512"),
+    ({"discard_granularity": 512, "discard_enable": False}, "discard-granularity 512 has no meaning without discard"),
     ({"max_ring_page_order": 5}, "max-ring-page-order 5 is out of range: expected 0 to 4"),
     ({"max_queues": 0}, "max-queues 0 is out of range: expected 1 to 16"),
     ({"max_indirect": 257}, "max-indirect-segments 257 is out of range"),
@@ -61,8 +60,8 @@ def test_a_drive_without_a_medium_is_refused(device_type: str) -> None:
     ({"size": 1000}, {}, "1000 bytes: expected a multiple of the logical-block-size 512"),
     ({"size": 512 * 9}, {"logical_block_size": 4096}, "4608 bytes: expected a multiple of the logical"),
     ({"size": 512 * 9}, {"physical_block_size": 4096}, "4608 bytes: expected a multiple of the physical"),
-    ({"alignment": 4096}, {}, "512 is below the 4096 bytes .* expected logical-block-size 4096, or I/O"),
-    ({"read_only": True}, {}, "mode w, but target /srv/d.img is read-only: expected mode r"),
+    ({"alignment": 4096}, {}, "512 is below the 4096 bytes .* expected logical-block-size 4096 .--sector-size."),
+    ({"read_only": True}, {}, "mode w, but target /srv/d.img is read-only: attach it read-only .--ro"),
 ])
 def test_a_target_that_does_not_fit_is_refused(facts: dict[str, object], change: dict[str, object],
                                                words: str) -> None:

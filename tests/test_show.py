@@ -40,6 +40,30 @@ def test_a_read_only_cdrom_says_so(b):
     assert shown["mode"] == "ro" and shown["device-type"] == "cdrom" and shown["features"]["discard"] is False
 
 
+@pytest.mark.parametrize("told, engine, persistent", [
+    ({"engine": "threads", "persistent": True}, "threads", True),
+    ({"engine": "threads", "persistent": False}, "threads", False),
+    ({"engine": ["x"], "persistent": "yes"}, "auto", False),
+    ({}, "auto", True)], ids=["kept", "copied", "nonsense", "of 0.1"])
+def test_what_is_shown_is_what_the_worker_does(b, told, engine, persistent):
+    device = published(b, persistent=True)
+    b.worker.answer = told
+    b.guest.connect(feature_persistent=1)
+    b.until(lambda: device.connected)
+    assert (show(device)["engine"], show(device)["features"]["persistent"]) == (engine, persistent)
+
+
+def test_what_an_earlier_managers_worker_does_is_shown_too(b):
+    device = published(b, persistent=True)
+    b.guest.connect(feature_persistent=1)
+    b.until(lambda: device.connected)
+    b.worker.told = {device.key: {"engine": "threads", "persistent": False}}
+    later = b.found()
+    device.close()
+    later.adopt(device._record(), serving=True)
+    assert (show(later)["engine"], show(later)["features"]["persistent"]) == ("threads", False)
+
+
 def test_a_disk_that_waits_for_its_guest_says_which_node_to_look_at(b):
     device = published(b)
     assert show(device)["note"] == "waiting for the guest"

@@ -33,7 +33,8 @@ def test_a_target_is_a_path_or_a_size(text: str, expected: Target) -> None:
     ("", "names no medium"), ("file:", "names no medium"), ("/a\0b", "without NUL"),
     ("/" + "a" * 4095, "at most 4095"),
     ("/\ud800", "expected a path"),
-    ("qcow2:/d", "only raw is: export .* with qemu-nbd .*--format=qcow2"), ("vmdk:/d", "only raw"),
+    ("qcow2:/d", "only raw is: run `qemu-nbd .*--format=qcow2 /d` and attach /dev/nbd0"), ("vmdk:/d", "only raw"),
+    ("vhd:/d", "format vhd is not served.*--format=vpc /d`.*qemu-img convert -f vpc -O raw /d /d.raw`"),
 ])
 def test_any_other_target_is_refused_with_what_was_expected(text: str, words: str) -> None:
     with pytest.raises(PropertyError, match=words):
@@ -120,7 +121,8 @@ def test_a_flag_can_also_say_the_default() -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("/d,qcow2,xvda", "only raw is"), ("qcow2:/d,xvda,w", "only raw is"), ("/d,format=vhd", "only raw is"),
+    ("/d,qcow2,xvda", "--format=qcow2 /d`"), ("qcow2:/d,xvda,w", "only raw is"), ("format=vhd,target=/d", "=vpc /d`"),
+    ("format=vdi", "--format=vdi FILE`"),
     ("/d,foo,xvda", "format 'foo': expected raw"), ("/d,,xvda,x", "access 'x': expected w, rw, r, ro"),
     ("/d,,xvda,w,more", "too many positional parameters: 'more'"),
     ("/d,devtype=floppy", "expected cdrom, disk"),

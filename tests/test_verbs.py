@@ -4,7 +4,9 @@ import pytest
 from tests.support.manager import bench
 from tests.test_backend import backend
 from xenvbd.config import DiskOptions
+from xenvbd.device import Device
 from xenvbd.errors import ClaimError, NoSuchDisk, PropertyError, exit_code
+from xenvbd.stats import Snapshot
 from xenvbd.verbs import Verbs
 
 
@@ -55,7 +57,7 @@ def test_attach_that_waits_replies_once_the_guest_is_connected(b):
 
 
 def test_attach_that_waits_in_vain_says_for_what_and_the_disk_stays(b):
-    with pytest.raises(OSError, match="state is Initialising") as caught:
+    with pytest.raises(OSError, match=r"state is Initialising; .* `xenvbd detach domain7:xvda` takes") as caught:
         attach(b, wait=True, timeout="50ms")
     assert exit_code(caught.value) == 4 and len(call(b, "list")["disks"]) == 1
 
@@ -144,6 +146,26 @@ def test_list_shows_all_disks_or_a_domain_s_in_order(b):
     assert call(b, "list", domain="0") == {"disks": []}
     with pytest.raises(NoSuchDisk, match="no domain named 'other'"):
         call(b, "list", domain="other")
+
+
+def test_resume_says_whether_there_was_anything_to_resume(b, monkeypatch):
+    attach(b)
+    b.guest.connect()
+    b.until(lambda: b.node("state") == "4")
+    assert call(b, "resume", disk="domain7:xvda")["resumed"] is False
+    device, zero = b.backend.find("domain7:xvda"), Snapshot.zero()
+    held = Snapshot(zero.counters | {"stopped": 1}, zero.ops)
+    monkeypatch.setattr(type(device), "counters", lambda self: held)
+    assert call(b, "resume", disk="domain7:xvda")["resumed"] is True
+
+
+def test_resume_after_a_failed_flush_is_refused(b, monkeypatch):
+    attach(b)
+    zero = Snapshot.zero()
+    failed = Snapshot(zero.counters | {"stopped": 2}, zero.ops)
+    monkeypatch.setattr(Device, "counters", lambda self: failed)
+    with pytest.raises(OSError, match="a flush of it failed, and nothing is tried again"):
+        call(b, "resume", disk="domain7:xvda")
 
 
 def test_resume_asks_the_disk_s_worker(b):

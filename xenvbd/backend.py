@@ -401,6 +401,16 @@ def _record(key: str, fields: dict[str, Any]) -> Record | None:
         return None
 
 
+def _planes(listed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a worker says of each plane, by disk; nothing, if it is one of xenvbd 0.1."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("engine", "persistent"):
+        values = listed.get(name)
+        for key, value in values.items() if isinstance(values, dict) else ():
+            found.setdefault(key, {})[name] = value
+    return found
+
+
 class _Inventory:
     """Ask all workers which disks they serve, and tell their keys and the domains whose workers said nothing."""
 
@@ -418,6 +428,7 @@ class _Inventory:
             disks = result.get("disks")             # of its own guest: it may say what it likes
             if isinstance(disks, dict):
                 self._serving.update(key for key in disks if Runtime.domid(key) == worker.domid)
+            worker.told = _planes(result)
             worker.version = str(result.get("version", ""))
         if not self._waiting:
             self._finish()

@@ -14,6 +14,7 @@ from typing import Any
 from xenvbd import journal, memory, stats, xenbus
 from xenvbd.adoption import Adoption
 from xenvbd.area import Areas
+from xenvbd.disk import ENGINES
 from xenvbd.errors import Error, StoreError, TargetError
 from xenvbd.features import Agreement
 from xenvbd.host import Host, WorkerProcess
@@ -30,8 +31,9 @@ DISCONNECT_SECONDS = 1.0            # until a worker is told again that could no
 
 
 class Connection(abc.ABC):
-    """serving: the engine that serves it; medium: the target, as long as the manager holds it; agreement: with the
-    frontend, while there is a ring; error: why it does not work, as last reported."""
+    """serving: the engine that serves it; persistent: whether that keeps the guest's pages mapped; medium: the target,
+    as long as the manager holds it; agreement: with the frontend, while there is a ring; error: why it does not work,
+    as last reported."""
 
     host: Host
     domid: int
@@ -46,6 +48,7 @@ class Connection(abc.ABC):
 
     def __init__(self) -> None:
         self.serving: str | None = None
+        self.persistent = False
         self.medium: Medium | None = None
         self.agreement: Agreement | None = None
         self.error: OSError | None = None
@@ -112,7 +115,9 @@ class Connection(abc.ABC):
         if self.view.plane not in (Plane.DIED, Plane.ADOPTING):
             return ""
         trouble = self._adoption.trouble if self._adoption else ""
-        return trouble or "its worker died; another is taking it over"
+        next_one = ("opens its image, and waits for the lock of what the old one had begun" if self._worker is None
+                    else f"(process {self._worker.pid}) takes over its ring")
+        return trouble or f"its worker died; the next {next_one}"
 
     def counters(self) -> stats.Snapshot:
         """What its queues have done since this manager knows it, its earlier connections included."""
@@ -197,9 +202,17 @@ class Connection(abc.ABC):
             self._unconnected(result)
         else:
             self.error = None
-            self.serving = str(result.get("engine", self.engine))
+            self._learn(result)
             self._say(logging.INFO, "%s: %s", "taken over" if taken_over else "connected", self._describe())
             self.take(xenbus.PlaneStarted())
+
+    def _learn(self, told: dict[str, Any]) -> None:
+        """What its worker, which is not believed further, says of the plane; one of xenvbd 0.1 does not say all."""
+        engine, persistent = told.get("engine"), told.get("persistent")
+        self.serving = engine if engine in ENGINES else self.engine
+        agreed = self.agreement is not None and self.agreement.persistent
+        direct = self.facts is None or self.facts.alignment > 1
+        self.persistent = agreed and (not direct if persistent is None else persistent is True)
 
     def _adopt(self) -> None:
         """Have another worker go on with the ring of one that is gone."""
@@ -282,11 +295,11 @@ class Connection(abc.ABC):
             self.take(xenbus.PlaneLost(str(result)))
 
     def _with_medium(self, then: Callable[[Medium], None], otherwise: Callable[[OSError], None]) -> None:
-        """Go on with the open target, now or when a helper thread has opened it."""
+        """Go on with the open target, now or when a helper thread has opened it; the first time, it is looked into."""
         if self.medium is not None:
             then(self.medium)
             return
-        properties, policy, engine = self._properties(), self.host.policy, self.engine
+        properties, policy, engine, look = self._properties(), self.host.policy, self.engine, self.facts is None
 
         def opened(result: Medium | OSError) -> None:
             if isinstance(result, OSError):
@@ -297,7 +310,7 @@ class Connection(abc.ABC):
                 then(result)
 
         self._give_up = self.host.helpers.run(
-            f"opening {properties.target}", lambda: Medium.open(properties, policy, engine), opened,
+            f"opening {properties.target}", lambda: Medium.open(properties, policy, engine, look=look), opened,
             seconds=policy.open_seconds, dispose=Medium.close)
 
     def _properties(self) -> Properties:

@@ -27,6 +27,9 @@ MAX_REQUEST = 64 * 1024
 MAX_REPLY = 16 * 1024 * 1024
 MAX_CLIENTS = 32
 IDLE_SECONDS = 60.0
+RUNNING = "is `xenvbd serve` running?"
+ROOT = "only root may use it: become root, or use sudo"
+HINTS = {errno.ENOENT: RUNNING, errno.ECONNREFUSED: RUNNING, errno.EACCES: ROOT, errno.EPERM: ROOT}
 
 log = logging.getLogger("xenvbd.control")
 
@@ -81,7 +84,7 @@ class Server:
     def _refusal(self, sock: socket.socket) -> Error | None:
         pid, uid = peer(sock)
         if uid not in (0, os.geteuid()):
-            return ControlError(errno.EPERM, f"user {uid} (process {pid}) may not use this socket",
+            return ControlError(errno.EPERM, f"user {uid} (process {pid}) may not use this socket, only root may",
                                 path=self.path)
         if len(self.clients) >= MAX_CLIENTS:
             return ControlError(errno.EBUSY, f"{MAX_CLIENTS} clients are connected already", path=self.path)
@@ -235,8 +238,7 @@ class Client:
     def _unreachable(self, exc: OSError) -> ControlError:
         if isinstance(exc, ControlError):
             return exc
-        absent = exc.errno in (errno.ENOENT, errno.ECONNREFUSED)
-        hint = "is `xenvbd serve` running?" if absent else "see its log"
+        hint = HINTS.get(exc.errno or 0, "see its log")
         return ControlError(exc.errno or errno.EIO, f"the daemon cannot be reached ({exc.strerror}); {hint}",
                             path=self.path)
 

@@ -10,6 +10,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from xenvbd import domains, features, memory, xenbus
@@ -21,6 +22,7 @@ from xenvbd.host import Host, Options
 from xenvbd.medium import Medium
 from xenvbd.properties import DiskFacts, Properties, validate
 from xenvbd.record import Record
+from xenvbd.remarks import remarks
 from xenvbd.runtime import Runtime
 from xenvbd.stalls import Stalls
 from xenvbd.store import Watch
@@ -91,6 +93,7 @@ class Device(Connection):
         self._follow()
         if serving:
             self._worker = self.host.worker(self.domid)
+            self._learn(self._worker.told.get(self.key, {}))
             self._worker.allow(self.key, memory.of_disk(record))
             self.take(xenbus.PlaneStarted())
         self.refresh()
@@ -184,6 +187,11 @@ class Device(Connection):
         return self.view.backend is XenbusState.CONNECTED and self.view.plane is Plane.RUNNING and not self._todo
 
     @property
+    def remarks(self) -> list[str]:
+        """As remarks.remarks()."""
+        return remarks(self.properties, self.facts)
+
+    @property
     def published(self) -> bool:
         return self.view.phase is Phase.LIVE
 
@@ -253,7 +261,8 @@ class Device(Connection):
         try:
             validate(properties, medium.facts)
             keys = features.backend_keys(properties, medium.facts)
-            self.facts = medium.facts
+            content = (self.facts or medium.facts).content          # which is looked for once
+            self.facts = replace(medium.facts, content=content)
             self._save()            # first: a manager that dies now leaves nothing that the next knows nothing of
             if self.created and not self.areas.published:
                 self.areas.create(properties, keys)
@@ -280,6 +289,8 @@ class Device(Connection):
         event("xen_block_realize", disk=self.name, target=str(properties.target), mode=properties.mode)
         event("xen_block_size", disk=self.name, sectors=facts.size // properties.sector_unit)
         self._say(logging.INFO, "published: %s, %d bytes, mode %s", properties.target, facts.size, properties.mode)
+        for remark in self.remarks:
+            self._say(logging.WARNING, "%s", remark)
         self.take(xenbus.Published())
         try:
             self.host.worker(self.domid)        # it starts while the guest thinks

@@ -18,6 +18,7 @@ from xenvbd.text import quoted
 from xenvbd.xenbus import Phase, Plane, XenbusState, parse_state
 
 # verdict -> the exit status of the command
+RELOAD = "service xenvbd reload"
 STATUS = {"serving": errors.DONE, "waiting": errors.TIMED_OUT, "failed": errors.FAILED, "refused": errors.REFUSED}
 Answer = tuple[str, str, list[str]]             # verdict, why, what to look at next
 
@@ -34,11 +35,11 @@ def explain(backend: Backend, text: str) -> dict[str, Any]:
         "states": [{"end": step.end, "state": step.state, "seconds": round(step.seconds, 3)}
                    for step in device.history.steps],
         "seconds": round(device.history.age, 3), "target": target, "size": device.facts and device.facts.size,
-        **_verdict(verdict, why, look)}
+        "warnings": device.remarks, **_verdict(verdict, why, look)}
 
 
 def _common(name: str, devid: int, back: str, front: str) -> dict[str, Any]:
-    return {"disk": name, "vdev": devid, "backend": back, "frontend": front}
+    return {"disk": name, "vdev": devid, "backend": back, "frontend": front, "warnings": []}
 
 
 def _verdict(verdict: str, why: str, look: list[str]) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def _verdict(verdict: str, why: str, look: list[str]) -> dict[str, Any]:
 
 def _judge(device: Device) -> Answer:
     view, stopped = device.view, device.counters().stopped
+    if device.adopting:
+        return "waiting", device.adopting, _while_adopting(device)
     if device.error is not None or view.failed or view.broken:
         return "failed", waiting_for(device), _after_failure(device)
     if stopped != "none":
@@ -63,9 +66,14 @@ def _judge(device: Device) -> Answer:
     return "waiting", waiting_for(device), list(_after_silence(device))
 
 
+def _while_adopting(device: Device) -> list[str]:
+    return ["the guest waits meanwhile, and sees no error; the daemon goes on trying, and its log says why",
+            f"xenvbd detach --force {device.name} takes the disk from the guest instead"]
+
+
 def _after_failure(device: Device) -> list[str]:
     if isinstance(device.error, PolicyError):
-        return ["`allow` under [targets] in the configuration says what may be served; SIGHUP reads it again"]
+        return [f"`allow` under [targets] in the configuration says what may be served; {RELOAD} reads it again"]
     if isinstance(device.error, ClaimError):
         return ["another process, or another disk, has the target: xenvbd list; fuser or lsof say whose"]
     if device.view.phase is Phase.FAILED:
@@ -149,13 +157,13 @@ def _why_not(backend: Backend, kind: str, domid: int, devid: int) -> Answer:
     state = parse_state(_read(backend, f"{area}/{features.STATE}"))
     rival = backend.claims.rival(kind, domid)
     if reason := backend.claims.refused.get((kind, domid, devid)):
-        return "refused", reason, ["it is looked at again when the daemon gets SIGHUP"]
+        return "refused", reason, [f"{RELOAD} lets the daemon look at it again"]
     if rival is not None:
         return "refused", f"{rival.name} has it", [rival.advice]
     if kind not in backend.kinds:
         claimed = ", ".join(backend.kinds)
         return "refused", f"its kind is {kind}, and the daemon claims {claimed}", [
-            f'kinds = ["{kind}"] in the configuration, and SIGHUP, let the daemon claim it']
+            f'kinds = ["{kind}"] in the configuration, and then {RELOAD}, let the daemon claim it']
     if state is not XenbusState.INITIALISING:
         return "refused", f"it was not new when the daemon saw it: its backend's state is {label(state)}", [
             "another backend serves it, or served it and left; only disks in state Initialising are claimed"]

@@ -19,6 +19,7 @@ class WorkerProcess(Protocol):
     """What a device asks of its domain's worker; see workers.Worker."""
 
     pid: int
+    told: dict[str, dict[str, Any]]
 
     def kill(self) -> None:
         """As workers.Worker.kill."""

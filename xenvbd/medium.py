@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xenvbd import disk
 from xenvbd.disk import Image
+from xenvbd.disk.formats import looks_like
 from xenvbd.errors import ClaimError
 from xenvbd.properties import DiskFacts, Properties
 
@@ -33,16 +34,20 @@ class Medium:
         self.facts, self._image = facts, image
 
     @classmethod
-    def open(cls, properties: Properties, policy: Policy, engine: str = "auto") -> Medium:
-        """Open and lock the target; may take as long as its file system does.  Raises OSError, also if the engine,
-        which is a worker's to start, could not serve it."""
+    def open(cls, properties: Properties, policy: Policy, engine: str = "auto", *, look: bool = False) -> Medium:
+        """Open and lock the target; may take as long as its file system does.  look: at what is in it, which is for
+        an administrator to know.  Raises OSError, also if the engine, which is a worker's to start, could not serve
+        it."""
         deadline = time.monotonic() + policy.open_seconds
 
         def landing(exc: ClaimError) -> bool:
             # What a killed worker had begun to write is waited for, but not a live one's disk.
             return exc.errno == errno.EINPROGRESS and time.monotonic() < deadline
 
-        return cls._open(properties, policy, engine, landing)
+        medium = cls._open(properties, policy, engine, landing)
+        if look and medium._image is not None:
+            medium.facts = replace(medium.facts, content=looks_like(medium._image.fd, medium._image.size))
+        return medium
 
     @classmethod
     def fenced(cls, properties: Properties, policy: Policy, engine: str, name: str, cancelled: threading.Event,

@@ -26,7 +26,7 @@ class Properties:
     """What an administrator or a toolstack asks for.  Sizes in bytes; None: as the target has it.
 
     mode is "r" or "w"; share allows other writers that allow it too (xl's "w!"); device_type is "disk" or
-    "cdrom" (always read-only).  min_io and opt_io are checked, but blkif has no node to publish them.  poll_us: how
+    "cdrom" (always read-only).  poll_us: how
     long to look for requests before sleeping, at most.  rerror, werror: QEMU's names for what becomes of a read or
     write that failed: it is answered with an error ("report"), or kept until it succeeds ("stop"; "enospc": for want of
     room only)."""
@@ -39,8 +39,6 @@ class Properties:
     device_type: str = "disk"
     logical_block_size: int = SECTOR
     physical_block_size: int | None = None
-    min_io: int = 0
-    opt_io: int = 0
     discard_enable: bool = True
     discard_granularity: int | None = None
     max_ring_page_order: int = MAX_ORDER
@@ -67,7 +65,8 @@ class Properties:
 
 @dataclass(frozen=True)
 class DiskFacts:
-    """What an open target is, in bytes; alignment: what the engine's offsets and lengths are multiples of."""
+    """What an open target is, in bytes; alignment: what the engine's offsets and lengths are multiples of; content: the
+    format that an image looks like, by QEMU's name, which decides nothing."""
 
     size: int
     read_only: bool = False
@@ -77,11 +76,12 @@ class DiskFacts:
     can_discard: bool = False
     discard_granularity: int = 0
     discard_alignment: int = 0
+    content: str = ""
 
     @classmethod
     def of(cls, disk: Any) -> DiskFacts:
-        """The facts of anything that has them as attributes: a Disk."""
-        return cls(**{field.name: getattr(disk, field.name) for field in fields(cls)})
+        """The facts of anything that has them as attributes: a Disk.  What it contains is not among them."""
+        return cls(**{field.name: getattr(disk, field.name) for field in fields(cls) if field.name != "content"})
 
 
 def validate(props: Properties, facts: DiskFacts) -> None:
@@ -132,11 +132,12 @@ def _check_blocks(props: Properties) -> None:
 
 def _check_multiples(props: Properties) -> None:
     logical = props.logical_block_size
-    for name, value in (("min-io-size", props.min_io), ("opt-io-size", props.opt_io),
-                        ("discard-granularity", props.discard_granularity or 0)):
-        _require(0 <= value < 1 << 32 and value % logical == 0,
-                 f"{name} {value}: expected a multiple of the logical-block-size {logical} below 4 GiB, or "
-                 "the guest could not use it")
+    granularity = props.discard_granularity or 0
+    _require(0 <= granularity < 1 << 32 and granularity % logical == 0,
+             f"discard-granularity {granularity}: expected a multiple of the logical-block-size {logical} below 4 GiB, "
+             "or the guest could not use it")
+    _require(not granularity or props.discard_enable,
+             f"discard-granularity {granularity} has no meaning without discard: leave one of them out")
 
 
 def _check_target(props: Properties, facts: DiskFacts) -> None:
@@ -150,6 +151,7 @@ def _check_target(props: Properties, facts: DiskFacts) -> None:
              f"{physical}, as blkif.h demands")
     _require(logical % facts.alignment == 0,
              f"logical-block-size {logical} is below the {facts.alignment} bytes that target {props.target} "
-             f"takes at once: expected logical-block-size {facts.alignment}, or I/O that is not direct")
+             f"takes at once: expected logical-block-size {facts.alignment} (--sector-size), or I/O that is not direct "
+             "(--no-direct, direct-io = false)")
     _require(props.read_only or not facts.read_only,
-             f"mode w, but target {props.target} is read-only: expected mode r", errno.EROFS)
+             f"mode w, but target {props.target} is read-only: attach it read-only (--ro, access=ro)", errno.EROFS)

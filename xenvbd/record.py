@@ -13,6 +13,7 @@ from xenvbd.errors import Error
 from xenvbd.features import Agreement
 from xenvbd.properties import DiskFacts, Properties
 
+GONE = ("min_io", "opt_io")     # properties of xenvbd 0.1 that had no effect
 VERSION = 1                     # of what to_json() gives; one that is lower can be read
 
 
@@ -68,7 +69,7 @@ class Record:
         if version > VERSION:
             raise Error(errno.ESTALE, f"its record is of version {version} (xenvbd {writer}), and xenvbd {__version__} "
                         f"reads {VERSION}: its worker serves it on; go back to xenvbd {writer}, or detach it there")
-        properties = fields["properties"] | {
+        properties = {name: value for name, value in fields["properties"].items() if name not in GONE} | {
             "vdev": vdev.from_number(fields["properties"]["vdev"]),
             "target": target.parse(fields["properties"]["target"])}
         agreement = fields["agreement"]

@@ -20,6 +20,7 @@ def show(device: Device, pid: int | None = None) -> dict[str, Any]:
         "plane": device.view.plane.value, "pid": pid, "created": device.created,
         **_medium(device), **_connection(device),
         "inflight": counters.inflight, "stalled": device.stalls.requests, "note": note(device, counters),
+        "warnings": device.remarks,
         "stats": counters.to_json(),
     }
 
@@ -56,6 +57,8 @@ def stalled(device: Device) -> str:
 
 def waiting_for(device: Device) -> str:
     """What a time-out is about, as a sentence that names the node to look at."""
+    if device.adopting:
+        return device.adopting
     if device.error is not None:
         return reason(device.error)
     if device.view.phase is Phase.PUBLISHING:
@@ -72,7 +75,7 @@ def _label(state: XenbusState | None) -> str:
 
 def _medium(device: Device) -> dict[str, Any]:
     properties, facts = device.properties, device.facts
-    engine = device.serving or device.engine or None
+    engine = (device.agreement and device.serving) or device.engine or None
     fields: dict[str, Any] = {"size": None if facts is None else facts.size, "engine": engine,
                               "mode": None, "target": None, "features": {}}
     if properties is None:
@@ -81,7 +84,7 @@ def _medium(device: Device) -> dict[str, Any]:
                features.DEVICE_TYPE: properties.device_type, features.SECTOR_SIZE: properties.logical_block_size}
     if facts is not None:
         fields["features"] = {
-            "persistent": device.agreement is not None and device.agreement.persistent,
+            "persistent": device.agreement is not None and device.persistent,
             "flush-cache": True, "barrier": properties.barrier,
             "discard": features.discard_offered(properties, facts),
             "max-indirect-segments": properties.max_indirect}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from dataclasses import dataclass
 
 from xenvbd import units, vdev
@@ -15,7 +16,8 @@ from xenvbd.vdev import Vdev
 
 # backendtype of xl-disk-configuration(5) -> the kind of its backend area.  standalone is virtio, not blkif.
 KINDS = {"phy": "vbd", "qdisk": "qdisk", "tap": "vbd3"}
-FOREIGN_FORMATS = ("qcow", "qcow2", "vhd", "vpc", "vhdx", "qed", "vmdk", "vdi")
+# Formats that are not served, and QEMU's names for them.
+FOREIGN_FORMATS = {name: name for name in ("qcow", "qcow2", "vpc", "vhdx", "qed", "vmdk", "vdi")} | {"vhd": "vpc"}
 MAX_PATH = 4095             # PATH_MAX without its NUL
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):", re.ASCII)
@@ -39,7 +41,8 @@ class Target:
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """A DISKSPEC.  target is None for an empty drive, vdev None to choose a free one; mode is "r" or "w"."""
+    """A DISKSPEC.  target is None for an empty drive, vdev None to choose a free one; mode is "r" or "w"; discard and
+    trusted are None where nothing is said of them.  no-colo asks for what is always so, and is not kept."""
 
     target: Target | None
     vdev: Vdev | None = None
@@ -49,8 +52,8 @@ class DiskSpec:
     backendtype: str | None = None
     script: str | None = None
     direct_io_safe: bool = False
-    discard: bool = True
-    trusted: bool = True
+    discard: bool | None = None
+    trusted: bool | None = None
 
 
 def parse(text: str, *, base: str | None = None) -> Target:
@@ -67,7 +70,7 @@ def parse(text: str, *, base: str | None = None) -> Target:
     if scheme in ("null", "mem"):
         return _sized(scheme, rest)
     if scheme in FOREIGN_FORMATS:
-        raise _foreign(scheme)
+        raise _foreign(scheme, rest)
     raise PropertyError(errno.EINVAL, f"target {text!r}: unknown scheme {scheme!r}: "
                         "expected /path, file:, raw:, aio:, null:SIZE or mem:SIZE")
 
@@ -83,6 +86,8 @@ def parse_diskspec(text: str) -> DiskSpec:
     """The disk that an xl-disk-configuration(5) string means: positional `target,format,vdev,access`, and
     key=value and flags, of which target= takes the rest.  PropertyError names the parameter that is wrong."""
     values = _scan(text)
+    if values.get("format") in FOREIGN_FORMATS:
+        raise _foreign(values["format"], values.get("target", ""))
     cdrom = values.get("devtype", "disk") == "cdrom"
     target = None if values.get("format") == "empty" else _diskspec_target(values.get("target", ""))
     return DiskSpec(
@@ -94,8 +99,8 @@ def parse_diskspec(text: str) -> DiskSpec:
         backendtype=values.get("backendtype") or None,
         script=values.get("script") or None,
         direct_io_safe="direct-io-safe" in values,
-        discard=values.get("discard") != "no-discard",
-        trusted=values.get("trusted") != "untrusted")
+        discard=values["discard"] == "discard" if "discard" in values else None,
+        trusted=values["trusted"] == "trusted" if "trusted" in values else None)
 
 
 def _file(text: str, path: str, base: str | None) -> Target:
@@ -130,10 +135,16 @@ def _sized(scheme: str, text: str) -> Target:
     return Target(scheme, size=size)
 
 
-def _foreign(name: str) -> PropertyError:
+def _foreign(name: str, path: str) -> PropertyError:
     return PropertyError(
-        errno.ENOTSUP, f"format {name} is not served, only raw is: export the image as a block device with "
-        f"qemu-nbd --connect=/dev/nbd0 --format={name}, and use that; or convert it with qemu-img")
+        errno.ENOTSUP, f"format {name} is not served, only raw is: {other_way(FOREIGN_FORMATS[name], path)}")
+
+
+def other_way(name: str, path: str) -> str:
+    """What an administrator can do with an image of a format that QEMU calls so: the end of a sentence."""
+    file, raw = shlex.quote(path or "FILE"), shlex.quote(f"{path or 'FILE'}.raw")
+    return (f"run `qemu-nbd --connect=/dev/nbd0 --format={name} {file}` and attach /dev/nbd0, or "
+            f"`qemu-img convert -f {name} -O raw {file} {raw}` and attach {raw}")
 
 
 # --- DISKSPEC ---
@@ -206,9 +217,7 @@ def _set(values: dict[str, str], name: str, value: str) -> None:
 
 
 def _check_format(value: str) -> None:
-    if value in FOREIGN_FORMATS:
-        raise _foreign(value)
-    if value not in ("raw", "empty"):
+    if value not in ("raw", "empty", *FOREIGN_FORMATS):
         raise PropertyError(errno.EINVAL, f"format {value!r}: expected raw")
 
 

@@ -26,7 +26,7 @@ DETACH_SECONDS = 30.0
 RESTART_SECONDS = 30.0
 
 # Parameters of attach that are properties of the disk: its name there, and what reads a text.
-_SIZES = ("logical-block-size", "physical-block-size", "min-io", "opt-io", "discard-granularity")
+_SIZES = ("logical-block-size", "physical-block-size", "discard-granularity")
 _PLAIN = {field.name.replace("_", "-"): field.name for field in fields(Properties)
           if field.name not in ("domid", "vdev", "target")}
 _TEXTS = ("mode", "device-type", "large-sector-units", "rerror", "werror")
@@ -73,7 +73,15 @@ class Verbs:
 
     def _resume(self, params: dict[str, Any], reply: Reply) -> None:
         device = self.backend.find(_text(params, "disk"))
-        device.resume(lambda result: reply(result if isinstance(result, OSError) else self._shown(device)))
+        stopped = device.counters().stopped
+        if stopped == "flush-failed":
+            raise Error(errno.EIO, "a flush of it failed, and nothing is tried again: `xenvbd explain` says what to do",
+                        disk=device.name)
+
+        def resumed(result: Result) -> None:
+            reply(result if isinstance(result, OSError) else self._shown(device) | {"resumed": stopped != "none"})
+
+        device.resume(resumed)
 
     def _restart(self, params: dict[str, Any], reply: Reply) -> None:
         """Without a disk the manager; else the worker that serves it, and with it all disks of its domain: its rings
@@ -106,7 +114,8 @@ class Verbs:
                 return device.error or Error(errno.EIO, "it was removed meanwhile", disk=device.name)
             return self._shown(device) if device.connected or (not waits and device.published) else None
 
-        self._wait(device, result, seconds, reply)
+        self._wait(device, result, seconds, reply,
+                   f"; the disk stays offered: `xenvbd detach {device.name}` takes it back")
 
     def _detach(self, params: dict[str, Any], reply: Reply) -> None:
         device = self.backend.find(_text(params, "disk"))
@@ -163,6 +172,7 @@ class Verbs:
         asked = Properties(domid=domid, vdev=disk, target=target.parse(_text(params, "target")))
         options = self.backend.host.options(*domains.disk_names(domains.name(store, domid), domid, disk.number))
         properties: Properties = replace(options.applied(asked), **values)
+        _refuse_what_cannot_act(properties, values)
         return properties
 
     def _used(self, domid: int) -> list[int]:
@@ -171,6 +181,18 @@ class Verbs:
         names = self.backend.store.ls(parent) if self.backend.store.exists(parent) else []
         return [int(name) for name in names if name.isdecimal()] + [
             device.devid for device in self.backend.served(domid)]
+
+
+def _refuse_what_cannot_act(properties: Properties, asked: dict[str, Any]) -> None:
+    """PropertyError for what was asked of one disk and could have no effect on it."""
+    target = properties.target
+    if asked.get("direct") and target is not None and target.scheme != "file":
+        raise PropertyError(errno.EINVAL, f"direct: {target} has no page cache to bypass: leave it out")
+    if asked.get("persistent") and properties.direct:
+        raise PropertyError(errno.EINVAL, "persistent: persistent grants are not used with direct I/O (XSA-229): leave "
+                            "it out, or say --no-direct (direct-io = false)")
+    if asked.get("werror") and properties.read_only:
+        raise PropertyError(errno.EINVAL, "werror: the disk is read-only, and has no writes that fail: leave it out")
 
 
 def _text(params: dict[str, Any], name: str) -> str:

@@ -62,6 +62,10 @@ class Plane:
         self.key, self.plane, self.target = key, plane, target
         self.stopping: list[Finish] = []
 
+    def told(self) -> dict[str, Any]:
+        """What the manager is told of how it serves."""
+        return {"engine": self.target.engine, "persistent": self.plane.persistent}
+
     def destroy(self) -> None:
         """Let go of everything.  May block as long as closing the target does."""
         self.plane.destroy()
@@ -173,7 +177,7 @@ class Worker:
         self.planes[plane.key] = plane
         self.loop.read(plane.plane.events_fd, lambda: self._events(plane))
         self._watch_idleness()
-        finish({"engine": plane.target.engine})
+        finish(plane.told())
 
     def _start(self, message: Message, agreement: Agreement) -> Plane:
         body, queues = message.body, len(agreement.queues)
@@ -219,7 +223,9 @@ class Worker:
         finish({})
 
     def _list(self, message: Message, finish: Finish) -> None:
-        finish({"disks": {key: plane.plane.state for key, plane in self.planes.items()}, "version": __version__})
+        told = {key: plane.told() for key, plane in self.planes.items()}
+        finish({"disks": {key: plane.plane.state for key, plane in self.planes.items()}, "version": __version__,
+                **{name: {key: each[name] for key, each in told.items()} for name in ("engine", "persistent")}})
 
     def _ping(self, message: Message, finish: Finish) -> None:
         finish({"pid": self._pid, "domid": self.domid, "version": __version__})

@@ -55,8 +55,8 @@ class WorkerGone(Error):
 
 
 class Worker:
-    """One worker process as the manager sees it.  version: of xenvbd; empty if it has not said it yet; allow: as
-    memory.Allowance.allow."""
+    """One worker process as the manager sees it.  version: of xenvbd; empty if it has not said it yet; told: what it
+    said of each disk's plane when an earlier manager's disks were taken over; allow: as memory.Allowance.allow."""
 
     def __init__(self, loop: Loop, domid: int, pid: int, path: str, sock: socket.socket,
                  child: subprocess.Popen[bytes] | None = None) -> None:
@@ -64,6 +64,7 @@ class Worker:
         self.loop, self.domid, self.pid, self._path, self._child = loop, domid, pid, path, child
         self.alive = True
         self.leaving = False                # it was told to; its end is no failure
+        self.told: dict[str, dict[str, Any]] = {}
         self.version = __version__ if child is not None else ""
         self.allow = Allowance(pid).allow
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None

@@ -80,4 +80,4 @@ def test_long_options_lists_what_help_shows_and_not_what_it_hides(capsys: pytest
     with pytest.raises(SystemExit):
         parse("detach --long-options")
     assert capsys.readouterr().out.split() == [
-        "--force", "--help", "--json", "--no-wait", "--quiet", "--socket", "--timeout", "--verbose"]
+        "--force", "--help", "--json", "--no-wait", "--quiet", "--socket", "--timeout", "--verbose", "--wait"]

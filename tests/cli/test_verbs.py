@@ -100,6 +100,37 @@ def test_resume_is_silent_when_it_worked(daemon: Any, xenvbd: Run, capsys: Captu
     assert capsys.readouterr() == ("", "") and daemon.asked == [("resume", {"disk": "web1:xvda"})]
 
 
+def test_resume_of_a_disk_that_had_not_stopped_says_so(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["resume"] = DISK | {"resumed": False}
+    assert xenvbd("resume", "web1:xvda") == 0
+    assert capsys.readouterr() == ("", "xenvbd: web1:xvda had not stopped: there was nothing to try again\n")
+
+
+def test_attach_says_on_standard_error_what_should_be_known_of_the_disk(daemon: Any, xenvbd: Run,
+                                                                      capsys: Capture) -> None:
+    daemon.answers["attach"] = DISK | {"warnings": ["it looks odd"]}
+    assert xenvbd("attach", "web1", "/srv/web1.img") == 0
+    assert capsys.readouterr() == ("web1:xvda\n", "xenvbd: web1:xvda: warning: it looks odd\n")
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    ("attach web1 /srv/a.img", "whether the disk is offered, and `xenvbd detach` takes it back"),
+    ("detach web1:xvda", "the guest has been asked")])
+def test_a_wait_that_ends_early_says_that_what_was_begun_goes_on(
+        words: str, says: str, daemon: Any, xenvbd: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xenvbd.cli.client.GRACE", 0.05)
+    daemon.answers |= {"attach": lambda params: None, "detach": lambda params: None}
+    monkeypatch.setattr(daemon, "dispatch", lambda verb, params, reply: None)
+    daemon.server.dispatch = daemon.dispatch
+    assert xenvbd("--timeout", "0", *words.split()) == 4 and says in capsys.readouterr().err
+
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xenvbd.control.Client.call", interrupt)
+    assert xenvbd(*words.split()) == 130 and says in capsys.readouterr().err
+
+
 def test_attach_prints_the_disks_name(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
     daemon.answers["attach"] = DISK
     assert xenvbd("attach", "web1", "/srv/web1.img", "xvda") == 0
@@ -222,6 +253,18 @@ def test_restart_of_a_manager_that_does_not_come_back_times_out(daemon: Any, xen
     daemon.answers = {"restart": {"pid": 5, "started": 1.0}, "ping": {"pid": 5, "started": 1.0}}
     assert xenvbd("--timeout", "0.2", "restart", "--manager") == 4
     assert "workers serve on" in capsys.readouterr().err
+
+
+def test_restart_that_replaced_nothing_says_so(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    starts = iter([1.0, 2.0])
+    daemon.answers = {
+        "restart": lambda params: {"disk": "web1:xvda", "pid": None, "was": 9} if params else {
+            "pid": 5, "started": 1.0},
+        "ping": lambda params: {"pid": 5, "version": "1", "started": next(starts)}, "list": {"disks": []}}
+    assert xenvbd("restart", "--all") == 0
+    assert capsys.readouterr().err == "xenvbd: no worker was replaced: there is no connected disk\n"
+    assert xenvbd("restart", "--worker", "web1:xvda") == 0
+    assert "its worker (process 9) has ended, and no disk of the domain was connected" in capsys.readouterr().err
 
 
 def test_restart_needs_to_be_told_what(daemon: Any, xenvbd: Run) -> None:

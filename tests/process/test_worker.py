@@ -128,6 +128,19 @@ def test_it_serves_what_it_is_handed_until_it_is_told_to_stop(manager, guest):
     assert manager.call("list")["disks"] == {}
 
 
+@pytest.mark.parametrize("direct, kept", [(True, False), (False, True)])
+def test_it_says_whether_the_guests_pages_stay_mapped(manager, guest, tmp_path, direct, kept):
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(1 << 20))
+    image = disk.open_image(str(path), read_only=False, direct=direct)
+    agreement = Agreement(1, 51712, guest.abi, (QueueAgreement(guest.ring_pages.refs, guest.port),), persistent=True)
+    changes = {"open": OPEN | {"direct": direct}, "agreement": agreement.to_json()}
+    answer = manager.connect(guest, str(path), image=[image.fd], changes=changes)
+    assert answer["persistent"] is kept
+    listed = manager.call("list")
+    assert {name: listed[name][KEY] for name in answer} == answer
+
+
 def test_an_image_is_unlocked_when_disconnect_is_answered(manager, guest, tmp_path):
     path = tmp_path / "a.img"
     path.write_bytes(bytes(1 << 20))
@@ -152,7 +165,7 @@ def test_a_wrong_order_is_refused_leaves_nothing_and_the_right_one_works(manager
     assert isinstance(result, OSError) and number in (None, result.errno)
     # Not at once: a worker that logs a traceback opens the source for it.
     wait(lambda: descriptors(pid) == before, "the worker's descriptors are those of before")
-    assert manager.connect(guest) == {"engine": "memory"} and transfer(guest) == [OKAY]
+    assert manager.connect(guest) == {"engine": "memory", "persistent": False} and transfer(guest) == [OKAY]
 
 
 def test_a_ring_that_cannot_be_mapped_is_refused_and_the_image_is_free_again(manager, guest, machine, tmp_path):
@@ -261,7 +274,7 @@ def test_disks_of_a_domain_come_and_go_without_leaving_anything(manager, machine
 
     before = resources()
     for number in range(50):
-        assert manager.connect(guest, key=f"qdisk-1-{number}") == {"engine": "memory"}
+        assert manager.connect(guest, key=f"qdisk-1-{number}") == {"engine": "memory", "persistent": False}
         assert transfer(guest) == [OKAY]
         assert manager.call("disconnect", disk=f"qdisk-1-{number}") == {}
         guest.close()
@@ -338,7 +351,7 @@ def test_a_guest_that_connects_again_and_again_is_served_through_io_uring(manage
     for number in range(30):
         image = disk.open_image(str(path), read_only=False)
         answer = manager.connect(guest, str(path), image=[image.fd])
-        assert answer == {"engine": "uring"}, number
+        assert answer == {"engine": "uring", "persistent": False}, number
         assert transfer(guest) == [OKAY], number
         if number == 0:
             before = descriptors(manager.workers.get(1).pid)
@@ -346,7 +359,7 @@ def test_a_guest_that_connects_again_and_again_is_served_through_io_uring(manage
         guest.close()
         guest.__init__(guest.machine, 1)
     image = disk.open_image(str(path), read_only=False)
-    assert manager.connect(guest, str(path), image=[image.fd]) == {"engine": "uring"}
+    assert manager.connect(guest, str(path), image=[image.fd]) == {"engine": "uring", "persistent": False}
     # Either look may come while what connecting opened for a moment (journal, statistics, channel) is still open.
     wait(lambda: not Counter(descriptors(manager.workers.get(1).pid)) - Counter(before), f"no more than {before}")
 

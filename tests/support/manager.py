@@ -30,7 +30,7 @@ class FakeWorker:
     def __init__(self, loop):
         self.loop = loop
         self.calls, self.fail, self.hold, self.held = [], {}, set(), []
-        self.planes = set()
+        self.planes, self.told, self.answer = set(), {}, {}
         self.kills, self.allowed = [], {}
         self.looks = 0
         self.epoch = 0              # raised when a manager dies: who called before is not answered
@@ -52,7 +52,7 @@ class FakeWorker:
         if verb in self.fail:
             result = self.fail[verb]
         else:
-            result = {}
+            result = self.answer
             (self.planes.add if verb == "connect" else self.planes.discard)(params["disk"])
         epoch = self.epoch
 

@@ -5,6 +5,7 @@ import argparse
 import errno
 import os
 import re
+import sys
 from typing import Any
 
 from xenvbd import target
@@ -29,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the guest's name for it, as in xvda (default: the first free)")
     parser.add_argument("--ro", action="store_true", help="read-only")
     parser.add_argument("--cdrom", action="store_true", help="a cdrom drive with this medium; read-only")
-    parser.add_argument("--no-wait", dest="wait", action="store_false",
-                        help="return once the disk is offered, before the guest has connected")
+    parser.add_argument("--wait", action=argparse.BooleanOptionalAction, default=True,
+                        help="wait until the guest has connected (default), or return once the disk is offered; a disk "
+                        "that was waited for in vain stays offered")
     add_disk_options(parser)
 
 
@@ -58,15 +60,25 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the disk's name; the whole of it with --json or -v."""
-    disk = client.call(options, "attach", domain=options.domain, wait=options.wait, timeout=options.timeout,
-                       **disk_params(options))
+    params = disk_params(options)
+    with client.told_at_the_end(f"what was begun goes on: `xenvbd list --domain {options.domain}` shows whether the "
+                                "disk is offered, and `xenvbd detach` takes it back"):
+        disk = client.call(options, "attach", domain=options.domain, wait=options.wait, timeout=options.timeout,
+                           **params)
     if options.json:
         print(render.as_json(disk))
     elif options.verbose:
         print(render.disk_facts(disk))
     elif not options.quiet:
         print(disk["disk"])
+    warn(options, disk)
     return 0
+
+
+def warn(options: argparse.Namespace, disk: dict[str, Any]) -> None:
+    """Say on standard error what an administrator should know of a disk that works; JSON has it already."""
+    for text in () if options.json or options.quiet else disk.get("warnings", ()):
+        print(f"xenvbd: {disk['disk']}: warning: {text}", file=sys.stderr)
 
 
 def disk_params(options: argparse.Namespace) -> dict[str, Any]:
@@ -113,6 +125,7 @@ def from_diskspec(text: str) -> dict[str, Any]:
         params["vdev"] = spec.vdev.name
     if spec.direct_io_safe:
         params["direct"] = True
-    if not spec.discard:
-        params["discard-enable"] = False
+    for name, asked in (("discard-enable", spec.discard), ("trusted", spec.trusted)):
+        if asked is not None:
+            params[name] = asked
     return params

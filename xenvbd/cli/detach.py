@@ -14,12 +14,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own options."""
     parser.add_argument("disk", metavar="DISK", type=types.disk, help="DOMAIN:VDEV, as in web1:xvda")
     parser.add_argument("--force", action="store_true", help="do not wait for the guest's consent")
-    parser.add_argument("--no-wait", dest="wait", action="store_false", help="return once the guest has been asked")
+    parser.add_argument("--wait", action=argparse.BooleanOptionalAction, default=True,
+                        help="wait until the disk has gone (default), or return once the guest has been asked")
 
 
 def run(options: argparse.Namespace) -> int:
     """Silent when it worked, as rm is; -v says so."""
-    client.call(options, "detach", disk=options.disk, force=options.force, wait=options.wait, timeout=options.timeout)
+    with client.told_at_the_end("the guest has been asked, and the disk goes when it lets go of it: `xenvbd explain "
+                                f"{options.disk}` says how far that is"):
+        client.call(options, "detach", disk=options.disk, force=options.force, wait=options.wait,
+                    timeout=options.timeout)
     if options.verbose:
         print(f"{options.disk} detached" if options.wait else f"{options.disk}: the guest was asked to let go")
     return 0

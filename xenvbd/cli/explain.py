@@ -34,6 +34,7 @@ def story(told: dict[str, Any]) -> str:
         facts.append(("target", f"{told['target']}, {units.format_size(size)}" if size else str(told["target"])))
     lines += [f"  {line}" for line in render.facts(facts).splitlines()]
     lines.append(f"{told['verdict']}: {told['why']}")
+    lines += [f"warning: {text}" for text in told.get("warnings", ())]
     return "\n".join([*lines, *(f"  {hint}" for hint in told["look"])])
 
 

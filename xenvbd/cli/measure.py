@@ -26,6 +26,7 @@ SLACK_SECONDS = 60.0
 
 def run(options: argparse.Namespace) -> int:
     """Print the figures."""
+    work.check(options)
     target = work.resolve(options.target, options)
     pauses: list[float] = []
     with stopping_signals():
@@ -58,8 +59,9 @@ class Bench:
         self.machine.start()
         Guest(self.machine, 1, DISK.partition(":")[0], self.arguments, self.take)
         params = attach.properties(self.options) | {"target": str(self.target), "max-queues": self.options.queues}
-        self.machine.client().call("attach", domain="bench", vdev="xvda", wait=False,
-                                   mode="w" if work.writes(self.options) else "r", **params)
+        shown = self.machine.client().call("attach", domain="bench", vdev="xvda", wait=False,
+                                           mode="w" if work.writes(self.options) else "r", **params)
+        attach.warn(self.options, shown)
         deadline = time.monotonic() + self.options.seconds + SLACK_SECONDS
         while "result" not in self.events:
             self.machine.streams.wait(0.1)

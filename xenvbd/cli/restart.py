@@ -34,10 +34,20 @@ def run(options: argparse.Namespace) -> int:
         _workers(options, done)
     if options.json:
         print(render.as_json(done))
-    elif options.verbose:
-        for each in done:
-            print(f"{each.get('disk', 'manager')}: process {each['pid']}")
+        return 0
+    for each in done if options.verbose else ():
+        print(f"{each.get('disk', 'manager')}: process {each['pid'] or '-'}")
+    for sentence in _undone(options, done):
+        print(f"xenvbd: {sentence}", file=sys.stderr)
     return 0
+
+
+def _undone(options: argparse.Namespace, done: list[dict[str, Any]]) -> list[str]:
+    """What was not done because there was nothing to do, as sentences."""
+    if options.all and len(done) == 1:
+        return ["no worker was replaced: there is no connected disk"]
+    return [f"{each['disk']}: its worker (process {each['was']}) has ended, and no disk of the domain was connected: "
+            "the next one starts with the next disk that is" for each in done if "was" in each and each["pid"] is None]
 
 
 def _manager(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from xenvbd.cli import client, render
 from xenvbd.cli import options as types
@@ -16,10 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Silent when it worked; the disk with --json or -v."""
+    """Silent when it worked; the disk with --json or -v.  Says so if there was nothing to do."""
     disk = client.call(options, "resume", disk=options.disk)
     if options.json:
         print(render.as_json(disk))
+    elif not disk.get("resumed", True):
+        print(f"xenvbd: {options.disk} had not stopped: there was nothing to try again", file=sys.stderr)
     elif options.verbose:
         print(render.disk_facts(disk))
     return 0

@@ -23,6 +23,7 @@ CHECK_SECONDS = 0.5
 
 def run(options: argparse.Namespace) -> int:
     """0 if every byte was as it should be."""
+    work.check(options)
     targets = [work.resolve(text, options) for text in options.targets]
     with stopping_signals(), own_images() as directory:
         targets += [new_image(directory, number, options.size) for number in range(len(targets), options.guests)]

@@ -48,6 +48,13 @@ def arguments(options: argparse.Namespace) -> list[str]:
     return words + (["--poll"] if options.poll else [])
 
 
+def check(options: argparse.Namespace) -> None:
+    """PropertyError for a load that the guest's frontend could not drive as it is asked for."""
+    if options.queues > 1 and options.persona != "linux":
+        raise PropertyError(errno.EINVAL, f"--queues {options.queues}: a {options.persona} guest has one ring; leave "
+                            "it out, or say --persona linux")
+
+
 def ring_page_order(iodepth: int) -> int:
     """The smallest ring that so many requests fit into; what the frontend acted like can do is the limit."""
     return next((order for order in range(4) if REQUESTS_A_PAGE << order >= iodepth), 4)

@@ -90,6 +90,11 @@ class DataPlane:
         return self._state
 
     @property
+    def persistent(self) -> bool:
+        """Whether pages of the guest stay mapped: that was agreed on, and the disk does not do direct I/O."""
+        return any(queue.persistent for queue in self._queues)
+
+    @property
     def events_fd(self) -> int:
         """Readable when events() has something to say."""
         return self._events_fd

@@ -15,6 +15,7 @@ class Queue:
     control: int
     entries: int
     poll_window: int
+    persistent: bool
     def __init__(self, number: int, hypervisor: Hypervisor, disk: Disk, device: Device, agreement: Agreement,
                  settings: Settings, image: tuple[int, int], journal_fd: int | None, stats_fd: int | None,
                  channel_fd: int | None, events_fd: int, adopt: bool = ...) -> None: ...

@@ -257,5 +257,10 @@ cdef class Queue:
         """Requests the ring has room for."""
         return self.ring.nr_ents
 
+    @property
+    def persistent(self):
+        """Whether pages of the guest stay mapped here."""
+        return self.kept.cap > 0
+
 
 STOP, ABANDON, RESUME, HAND_OVER = ORDER_STOP, ORDER_ABANDON, ORDER_RESUME, ORDER_HAND_OVER

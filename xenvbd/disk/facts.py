@@ -34,7 +34,7 @@ def set_direct(fd: int, path: str, wanted: bool | None, logical_block_size: int)
         if wanted:
             why = f"it needs {alignment}" if alignment else "its file system has none"
             raise TargetError(errno.EINVAL, f"direct I/O in blocks of {logical_block_size} bytes fails: "
-                              f"{why}; use direct=no", path=path)
+                              f"{why}; attach it with --no-direct (direct-io = false)", path=path)
     fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
     return 1
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FILE_ENGINES = {"uring": UringDisk, "threads": ThreadsDisk}
 SIZED_ENGINES = {"memory": MemoryDisk, "null": NullDisk}
+ENGINES = (*FILE_ENGINES, *SIZED_ENGINES)
 SIZED_SCHEMES = {"mem": "memory", "null": "null"}
 
 
@@ -47,16 +48,16 @@ def choose(target: Target, engine: str) -> str:
     own = SIZED_SCHEMES.get(target.scheme)
     if own:
         if engine not in ("auto", own):
-            raise PropertyError(errno.EINVAL, f"engine={engine} does not fit {target}: it is its own engine")
+            raise PropertyError(errno.EINVAL, f"engine {engine} does not fit {target}: it is its own engine")
         return own
     if engine == "auto":
         return "threads" if unavailable() else "uring"
     if engine not in FILE_ENGINES:
-        raise PropertyError(errno.EINVAL, f"engine={engine} is not known for {target}: "
+        raise PropertyError(errno.EINVAL, f"engine {engine} is not known for {target}: "
                             f"expected auto, {' or '.join(FILE_ENGINES)}")
     if engine == "uring" and (code := unavailable()):
-        raise TargetError(code, f"engine=uring does not work here: {os.strerror(code)} (see the sysctl "
-                          "kernel.io_uring_disabled); use engine=threads")
+        raise TargetError(code, f"engine uring does not work here: {os.strerror(code)} (see the sysctl "
+                          "kernel.io_uring_disabled); say engine = \"threads\" in the configuration")
     return engine
 
 

@@ -143,12 +143,12 @@ def make_blocking(fd: int, path: str, *, read_only: bool) -> None:
     is_block = stat.S_ISBLK(os.fstat(fd).st_mode)
     if is_block and not read_only and kernel.block_number(fd, kernel.BLKROGET):
         raise TargetError(errno.EROFS, "found a read-only block device, expected a writable one; "
-                          "attach it with mode r", path=path)
+                          "attach it read-only (--ro, access=ro)", path=path)
 
 
 def _why_not_opened(path: str, where: int, error: OSError) -> Error:
     if error.errno == errno.EBUSY:
         return ClaimError(errno.EBUSY, f"in use: {facts.device_user(os.fstat(where).st_rdev)}", path=path)
-    hint = {errno.EROFS: "; attach it with mode r", errno.EACCES: f" for user {os.geteuid()}",
+    hint = {errno.EROFS: "; attach it read-only (--ro, access=ro)", errno.EACCES: f" for user {os.geteuid()}",
             errno.ETXTBSY: "; it is a swap file or a running program"}.get(error.errno or 0, "")
     return TargetError(error.errno or errno.EIO, f"{error.strerror}{hint}", path=path)
