@@ -103,14 +103,24 @@ def test_default_options_are_default_properties() -> None:
     ("backend = 1", r"\[backend\]: found 1, expected a table"),
     ("disk = 1", r"\[\[disk\]\]: found 1, expected tables headed \[\[disk\]\]"),
     ("disk = [1]", r"\[\[disk\]\] number 1: found 1, expected a table"),
-    ("[[disk]]\ndiscard = true", r"\[\[disk\]\] number 1 match: found nothing, expected a text"),
-    ('[[disk]]\nmatch = "a"\nallow = []', r"number 1 has the unknown key 'allow'"),
+    ("[[disk]]\ndiscard = true", r"\[\[disk\]\] number 1 match: found nothing, expected a pattern of names"),
+    ('[[disk]]\nmatch = "web1"', r"\[\[disk\]\] number 1 match: found 'web1', expected a pattern of names DOMAIN:VDEV"),
+    ('[backend]\nkinds = ["vbd3", "vdb"]', "kinds: found .*, expected a list of kinds, which are qdisk, vbd, vbd3"),
+    ('[targets]\nallow = ["/srv", "/srv/../etc"]', 'allow: found .*, expected a list of absolute paths without "..'),
+    ('[log]\ntrace = ["xen_blok_*"]', "trace: found .*, expected a list of patterns that match events"),
+    ("[backend]\nlogical-block-size = 4096\nphysical-block-size = 512",
+     r"\[backend\]: found logical-block-size 4096 and physical-block-size 512, expected"),
+    ('backend.physical-block-size = 512\n[[disk]]\nmatch = "a:b"\n[[disk]]\nmatch = "a:c"\nlogical-block-size = 4096',
+     r"\[\[disk\]\] number 2: found logical-block-size 4096 and physical-block-size 512"),
+    (f'[backend]\nsocket = "/{"a" * 107}"', "socket: found .*, expected an absolute path of at most 107 bytes"),
+    (f'[backend]\nruntime-dir = "/{"a" * 100}"', "runtime-dir: found .* expected an absolute path of at most 89 bytes"),
+    ('[[disk]]\nmatch = "a:b"\nallow = []', r"number 1 has the unknown key 'allow'"),
     ('[backend]\nhypervisor = "kvm"', r"hypervisor: found 'kvm', expected \"xen\", or \"sim:\" and a directory"),
     ('[backend]\nkinds = "vbd3"', r"\[backend\] kinds: found 'vbd3', expected a list of kinds"),
     ("[backend]\nkinds = []", r"kinds: found \[\]"), ("[backend]\nkinds = [1]", r"kinds: found \[1\]"),
     ('[backend]\nkinds = [""]', r"kinds: found \[''\]"),
     ('[backend]\nruntime-dir = "run"', "runtime-dir: found 'run', expected an absolute path"),
-    ("[backend]\nsocket = true", 'socket: found True, expected an absolute path or "auto"'),
+    ("[backend]\nsocket = true", 'socket: found True, expected an absolute path .* or "auto"'),
     ("[backend]\nopen-timeout = 8", 'open-timeout: found 8, expected a duration above 0, like "8s"'),
     ('[backend]\nopen-timeout = "0"', "open-timeout: found '0'"),
     ('[backend]\nopen-timeout = "8x"', r"\[backend\] open-timeout: duration '8x': expected a number and"),
@@ -132,13 +142,26 @@ def test_what_is_wrong_is_named_with_what_was_found_and_expected(text: str | byt
         config.loads(text, "x.toml")
 
 
+@pytest.mark.parametrize("text", ["[[disk]]\nmatch = '*'", "[[disk]]\nmatch = 'web*'", "[targets]\nallow = ['//srv']",
+                                  "[backend]\nlogical-block-size = 4096"])
+def test_what_can_have_an_effect_is_taken(text: str) -> None:
+    config.loads(text)
+
+
+def test_what_takes_effect_at_a_restart_only_is_told() -> None:
+    changed = config.loads("[backend]\nkinds = ['vbd']\nspare-worker = false\n[log]\nlevel = 'debug'")
+    assert Config().late(changed) == ["[backend] spare-worker", "[log] level"]
+    assert Config().late(Config()) == []
+
+
 def test_a_size_may_be_a_plain_number() -> None:
     assert config.loads("[backend]\nbuffer-bytes = 4194304").options.buffer_bytes == 4 << 20
 
 
 WORD = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=8)
 PATHS = WORD.map(lambda text: "/" + text)
-POWERS = st.integers(9, 21).map(lambda power: 1 << power)
+PLACES = PATHS.filter(lambda path: ".." not in path.split("/") and "\0" not in path)
+POWERS = st.integers(12, 21).map(lambda power: 1 << power)
 OPTIONS = {
     "engine": st.sampled_from(["auto", "uring", "threads"]), "direct_io": st.none() | st.booleans(),
     "discard": st.booleans(), "barrier": st.booleans(), "persistent_grants": st.booleans(),
@@ -149,14 +172,15 @@ OPTIONS = {
     "max_indirect_segments": st.integers(0, 256),
     "buffer_bytes": st.integers(2 << 20, 1 << 34), "logical_block_size": st.sampled_from([512, 1024, 2048, 4096]),
     "physical_block_size": st.none() | POWERS, "large_sector_units": st.sampled_from(["spec", "qemu"])}
-RULES = st.builds(DiskRule, WORD, st.fixed_dictionaries({}, optional=OPTIONS).map(
+RULES = st.builds(DiskRule, WORD.map("a:{}".format), st.fixed_dictionaries({}, optional=OPTIONS).map(
     lambda options: tuple(sorted(options.items()))))
 CONFIGS = st.builds(
     Config, hypervisor=st.just("xen") | WORD.map("sim:{}".format),
-    kinds=st.lists(WORD, min_size=1, max_size=3).map(tuple), runtime_dir=PATHS,
+    kinds=st.lists(st.sampled_from(config.CLAIMABLE), min_size=1, max_size=3).map(tuple), runtime_dir=PATHS,
     socket=st.none() | PATHS, open_timeout=st.integers(1, 10**12).map(lambda n: n / 10**9),
-    spare_worker=st.booleans(), allow=st.lists(PATHS, max_size=3).map(tuple),
-    log_level=st.sampled_from(["debug", "info", "warning", "error"]), trace=st.lists(WORD, max_size=3).map(tuple),
+    spare_worker=st.booleans(), allow=st.lists(PLACES, max_size=3).map(tuple),
+    log_level=st.sampled_from(["debug", "info", "warning", "error"]),
+    trace=st.lists(st.sampled_from(["xen_*", "*_read"]), max_size=3).map(tuple),
     options=st.builds(DiskOptions, **OPTIONS), disks=st.lists(RULES, max_size=3).map(tuple))
 
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from xenvbd import hv, properties, units
+from xenvbd import hv, properties, target, trace, units
 from xenvbd.errors import PropertyError
 from xenvbd.properties import Properties
 
 DEFAULT_PATH = "/etc/xenvbd/xenvbd.toml"
 MIB = 1 << 20
+MAX_SOCKET = 107                # bytes of a path that a UNIX socket can have
+CLAIMABLE = tuple(sorted(target.KINDS.values()))
 
 
 # --- the types of values ---
@@ -76,9 +78,23 @@ def _strings(value: Any) -> tuple[str, ...]:
     return tuple(_text(item) for item in value)
 
 
-def _some(value: Any) -> tuple[str, ...]:
-    _insist(value != [])
-    return _strings(value)
+def _kinds(value: Any) -> tuple[str, ...]:
+    found = _strings(value)
+    _insist(found != () and set(found) <= set(CLAIMABLE))
+    return found
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    found = _strings(value)
+    _insist(all(map(trace.matches, found)))
+    return found
+
+
+def _names(value: Any) -> str:
+    """A pattern without a colon, and without what could stand for one, is no disk's."""
+    text = _text(value)
+    _insist(any(letter in text for letter in ":*?["))
+    return text
 
 
 def _paths(value: Any) -> tuple[str, ...]:
@@ -89,6 +105,26 @@ def _paths(value: Any) -> tuple[str, ...]:
 
 def _path(value: Any) -> str:
     return _paths([value])[0]
+
+
+def _places(value: Any) -> tuple[str, ...]:
+    """Without "..": no target has it in its path, so nothing would be allowed."""
+    found = _paths(value)
+    _insist(all(".." not in path.split("/") and "\0" not in path for path in found))
+    return found
+
+
+def _socket_path(value: Any) -> str:
+    path = _path(value)
+    _insist(len(os.fsencode(path)) <= MAX_SOCKET)
+    return path
+
+
+def _runtime(value: Any) -> str:
+    """A directory for the sockets of workers."""
+    path = _path(value)
+    _insist(len(os.fsencode(path)) <= MAX_SOCKET - len("/worker-32751.sock"))
+    return path
 
 
 def _size(low: int, high: int) -> Kind:
@@ -123,10 +159,12 @@ def _array(value: tuple[str, ...]) -> str:
     return "[" + ", ".join(map(_quoted, value)) + "]"
 
 
-STRINGS = Kind('a list of texts, like ["xen_block_*"]', _strings, _array)
-KINDS = Kind('a list of kinds, like ["vbd3"]', _some, _array)
-PATH = Kind("an absolute path", _path, _quoted)
-PATHS = Kind('a list of absolute paths, like ["/srv/xen"]', _paths, _array)
+PATTERNS = Kind('a list of patterns that match events, like ["xen_block_*"]', _patterns, _array)
+KINDS = Kind(f"a list of kinds, which are {', '.join(CLAIMABLE)}", _kinds, _array)
+SOCKET = Kind(f"an absolute path of at most {MAX_SOCKET} bytes", _socket_path, _quoted)
+RUNTIME = Kind(f"an absolute path of at most {MAX_SOCKET - 18} bytes", _runtime, _quoted)
+PLACES = Kind('a list of absolute paths without "..", like ["/srv/xen"]', _places, _array)
+NAMES = Kind('a pattern of names DOMAIN:VDEV, like "web*:xvda"', _names, _quoted)
 
 
 def _block_size(high: int) -> Kind:
@@ -139,9 +177,11 @@ def _block_size(high: int) -> Kind:
     return Kind(f"a power of two from {properties.SECTOR} to {high}", read, str)
 
 
-def _key(kind: Kind, default: Any, section: str = "", name: str = "") -> Any:
-    """A field that is a key: its section (of a disk's options: none) and its name, if it is not the field's."""
-    return field(default=default, metadata={"kind": kind, "section": section, "name": name})
+def _key(kind: Kind, default: Any, section: str = "", name: str = "", *, reload: bool = False) -> Any:
+    """A field that is a key: its section (of a disk's options: none) and its name, if it is not the field's.
+
+    reload: whether a change takes effect when the configuration is read again."""
+    return field(default=default, metadata={"kind": kind, "section": section, "name": name, "reload": reload})
 
 
 # --- what there is to configure ---
@@ -191,14 +231,14 @@ class Config:
     """All of the configuration.  open_timeout is in seconds; allow are the places that targets may be in."""
 
     hypervisor: str = _key(MACHINE, "xen", "backend")
-    kinds: tuple[str, ...] = _key(KINDS, ("vbd3",), "backend")
-    runtime_dir: str = _key(PATH, "/run/xenvbd", "backend")
-    socket: str | None = _key(_or("auto", PATH), None, "backend")
-    open_timeout: float = _key(DURATION, 8.0, "backend")        # libxl waits 10 s
+    kinds: tuple[str, ...] = _key(KINDS, ("vbd3",), "backend", reload=True)
+    runtime_dir: str = _key(RUNTIME, "/run/xenvbd", "backend")
+    socket: str | None = _key(_or("auto", SOCKET), None, "backend")
+    open_timeout: float = _key(DURATION, 8.0, "backend", reload=True)        # libxl waits 10 s
     spare_worker: bool = _key(BOOLEAN, True, "backend")
-    allow: tuple[str, ...] = _key(PATHS, ("/dev", "/srv", "/var/lib/xen/images"), "targets")
+    allow: tuple[str, ...] = _key(PLACES, ("/dev", "/srv", "/var/lib/xen/images"), "targets", reload=True)
     log_level: str = _key(_choice("debug", "info", "warning", "error"), "info", "log", "level")
-    trace: tuple[str, ...] = _key(STRINGS, (), "log")
+    trace: tuple[str, ...] = _key(PATTERNS, (), "log")
     options: DiskOptions = DiskOptions()
     disks: tuple[DiskRule, ...] = ()
 
@@ -206,6 +246,11 @@ class Config:
     def control(self) -> str:
         """The path of the control socket."""
         return self.socket or os.path.join(self.runtime_dir, "control.sock")
+
+    def late(self, changed: Config) -> list[str]:
+        """The keys, with their sections, that are changed and take effect when the daemon is restarted."""
+        return [f"[{section}] {name}" for section, keys in SECTIONS.items() for name, (item, _) in keys.items()
+                if getattr(self, item) != getattr(changed, item) and not RELOADED[item]]
 
     def options_of(self, *names: str) -> DiskOptions:
         """The options of a disk that goes by these names: of the first [[disk]] that matches one of them."""
@@ -221,6 +266,7 @@ def _keys(cls: type, section: str) -> dict[str, tuple[str, Kind]]:
 
 SECTIONS = {section: _keys(Config, section) for section in ("backend", "targets", "log")}
 DISK_KEYS = _keys(DiskOptions, "")
+RELOADED: dict[str, bool] = {item.name: item.metadata["reload"] for item in fields(Config) if item.metadata}
 
 
 # --- reading ---
@@ -256,7 +302,20 @@ def loads(text: bytes | str, path: str = "configuration") -> Config:
         values |= _values(table, keys, f"[{section}]", path)
         if section == "backend":
             options = _values(table, DISK_KEYS, f"[{section}]", path)
-    return Config(**values, options=DiskOptions(**options), disks=tuple(_rules(document.get("disk", []), path)))
+    found = Config(**values, options=DiskOptions(**options), disks=tuple(_rules(document.get("disk", []), path)))
+    _check_blocks(found, path)
+    return found
+
+
+def _check_blocks(found: Config, path: str) -> None:
+    """Refuse block sizes that do not fit together: each is a value by itself, and no disk could have both."""
+    rules = [(f"[[disk]] number {number}", dict(rule.options)) for number, rule in enumerate(found.disks, 1)]
+    for where, changes in [("[backend]", {}), *rules]:
+        options = replace(found.options, **changes)
+        logical, physical = options.logical_block_size, options.physical_block_size
+        if physical is not None and logical > physical:
+            raise PropertyError(errno.EINVAL, f"{where}: found logical-block-size {logical} and physical-block-size "
+                                f"{physical}, expected a physical block that holds whole logical ones", path=path)
 
 
 def _rules(tables: Any, path: str) -> Iterator[DiskRule]:
@@ -266,7 +325,7 @@ def _rules(tables: Any, path: str) -> Iterator[DiskRule]:
         where = f"[[disk]] number {number}"
         table = _table(item, where, path)
         _refuse_unknown(table, ["match", *DISK_KEYS], where, path)
-        match = _values({"match": table.get("match")}, {"match": ("match", TEXT)}, where, path)["match"]
+        match = _values({"match": table.get("match")}, {"match": ("match", NAMES)}, where, path)["match"]
         yield DiskRule(match, tuple(sorted(_values(table, DISK_KEYS, where, path).items())))
 
 

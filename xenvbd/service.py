@@ -101,6 +101,8 @@ class Service:
             if self._reload is not None:
                 config = self._reload()
                 self.backend.claim(config.kinds)
+                if late := self._config.late(config):
+                    log.warning("%s: the change takes effect with `service xenvbd restart`", ", ".join(late))
                 self._config = config
                 self.backend.host.policy = _policy(self._config)
                 log.info("the configuration was read again")

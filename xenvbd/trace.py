@@ -72,6 +72,11 @@ def enable(patterns: Iterable[str]) -> frozenset[str]:
     return _enabled
 
 
+def matches(pattern: str) -> bool:
+    """Whether there is an event that the pattern matches."""
+    return any(fnmatchcase(name, pattern) for name in EVENTS)
+
+
 def enabled(name: str) -> bool:
     """Whether the event would be written: for fields that are dear to compute."""
     return name in _enabled

@@ -167,6 +167,11 @@ def test_only_what_lies_beneath_an_allowed_directory_is_opened(image: str, tmp_p
         assert isinstance(error, PolicyError) and "outside the allowed places" in str(error)
 
 
+def test_more_slashes_at_the_beginning_are_one_in_what_is_allowed_too(image: str, tmp_path: Path, opening) -> None:
+    opening(f"/{image}", allow=[str(tmp_path)])
+    opening(image, allow=[f"/{tmp_path}"], read_only=True, lock=False)
+
+
 def test_an_allowed_directory_may_itself_be_a_link(image: str, tmp_path: Path, opening) -> None:
     (tmp_path / "pool").symlink_to(tmp_path)
     assert opening(tmp_path / "pool/image", allow=[str(tmp_path / "pool")]).ino == os.stat(image).st_ino

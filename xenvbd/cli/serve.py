@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from xenvbd import config, errors, hv
+from xenvbd import config, errors, hv, trace
 from xenvbd.cli import logs
 
 NAME = "serve"
@@ -49,6 +49,10 @@ def configuration(options: argparse.Namespace) -> config.Config:
     machine = options.hypervisor or found.hypervisor
     if not hv.is_machine(machine):
         raise errors.PropertyError(errno.EINVAL, f"--hypervisor {machine!r}: expected {hv.EXPECTED}")
+    for pattern in options.trace:
+        if not trace.matches(pattern):
+            raise errors.PropertyError(errno.EINVAL, f"--trace {pattern!r}: expected a pattern that matches an event, "
+                                       "like 'xen_block_*'")
     given: dict[str, Any] = {"hypervisor": machine, "trace": (*found.trace, *options.trace)}
     if options.socket:
         given["socket"] = os.path.abspath(options.socket)

@@ -56,7 +56,7 @@ def _find(path: str, allow: list[str]) -> int:
     if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise TargetError(errno.EINVAL, "expected an absolute path without '..'", path=repr(path)[1:-1])
     path = links.normal(path)
-    root = next((r for r in allow if Path(path).is_relative_to(r)), None)
+    root = next((r for r in map(links.normal, allow) if Path(path).is_relative_to(r)), None)
     if root is None:
         places = ", ".join(allow) or "none"
         raise PolicyError(errno.EACCES, f"outside the allowed places ({places})", path=path)
