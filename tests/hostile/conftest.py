@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from tests.support.fixtures import guests, machine, serve
+from tests.support.fixtures import guests, machine, serve, serve_queues
 from tests.support.guest import OKAY, PAGE, Guest
 from xenvbd.dataplane.iothread import ALIVE
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.stats import Snapshot
 
-__all__ = ["guests", "machine", "serve"]
+__all__ = ["guests", "machine", "serve", "serve_queues"]
 
 SIZE = 4 << 20
 CAPACITY = SIZE // 512

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.guest import Guest
+from tests.support.guest import Agreement, Guest
 from xenvbd.dataplane import DataPlane, Settings
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.hv import sim
@@ -84,3 +84,18 @@ def serve(machine, guests) -> Callable[..., Served]:
         served.plane.destroy()
         for undo in served.cleanup:
             undo()
+
+
+@pytest.fixture
+def serve_queues(machine, guests, serve) -> Callable[..., Served]:
+    """serve_queues(count, disk=): a plane with so many rings of one domain; .rings has a Guest for each."""
+    def make(count: int, disk=None) -> Served:
+        first = guests()
+        rings = [first, *(Guest(machine, first.domid) for _ in range(count - 1))]
+        agreed = tuple(ring for guest in rings for ring in guest.agreement.queues)
+        served = serve(first, disk=disk, agreement=Agreement(first.domid, 51712, "native", agreed))
+        served.rings = rings
+        served.cleanup += [guest.close for guest in rings[1:]]
+        return served
+
+    return make

@@ -9,9 +9,15 @@ after it.  What else fails is the request's own, or is kept and tried again, as 
 writes without room (ENOSPC) are kept.
 """
 from libc.errno cimport EDQUOT, ENOSPC, EOPNOTSUPP
-from libc.stdint cimport uint64_t
 
 from xenvbd.dataplane.device cimport device_fail, device_give_flush, device_take_flush
+from xenvbd.dataplane.discards cimport (
+    discard_admit,
+    discard_advance,
+    discard_settle,
+    discards_proceed,
+    discards_quit,
+)
 from xenvbd.dataplane.events cimport (
     EVENT_FLUSH_FAILED,
     EVENT_IO_ERROR,
@@ -35,17 +41,15 @@ from xenvbd.dataplane.work cimport (
 )
 from xenvbd.disk.disk cimport DISK_DISCARD, DISK_FLUSH, DISK_READ, DISK_WRITE
 from xenvbd.request cimport REQUEST_BARRIER, REQUEST_DISCARD, REQUEST_READ
-from xenvbd.ring cimport BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, XENVBD_SECTOR_SIZE
+from xenvbd.ring cimport BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY
 
 cdef enum:
-    DISCARD_SECTORS = (256 << 20) // 512        # of one operation: a file system may hold its locks that long
     RETRY_NS = 1000000000
 
 
 cdef void execute_other(Queue q, work *w) noexcept nogil:
     if w.plan.kind == REQUEST_DISCARD:
-        w.discarded = 0
-        push(&q.discards, w)
+        discard_admit(q, w)
     elif w.plan.kind == REQUEST_BARRIER:
         w.stage = WORK_DRAINING
     else:
@@ -65,31 +69,12 @@ cdef void start_flush(Queue q) noexcept nogil:
     submit(q, &q.flush.op)
 
 
-cdef void start_discard(Queue q, work *w) noexcept nogil:
-    cdef uint64_t left = w.slot.request.u.nr_sectors - w.discarded
-    q.discards_running += 1
-    w.op.opcode, w.op.flags, w.op.nr_iov = DISK_DISCARD, 0, 0
-    w.op.offset = (w.slot.request.sector + w.discarded) * XENVBD_SECTOR_SIZE
-    w.op.length = min(left, <uint64_t>DISCARD_SECTORS) * XENVBD_SECTOR_SIZE
-    submit(q, &w.op)
-
-
-cdef void start_discards(Queue q) noexcept nogil:
-    cdef work *w
-    while q.discards.first != NULL and q.discards_running < q.discards_allowed:
-        w = pop(&q.discards)
-        if w.slot.request.u.nr_sectors == 0:
-            finish(q, w, BLKIF_RSP_OKAY)
-        else:
-            start_discard(q, w)
-
-
 cdef void proceed(Queue q) noexcept nogil:
     if q.barrier != NULL and q.barrier.stage == WORK_DRAINING and q.live == 1:
         q.barrier.stage = WORK_FIRST
         push(&q.flush_waiting, q.barrier)
-    if q.discards.first != NULL:
-        start_discards(q)
+    if q.discards.first != NULL or q.discards_resting:
+        discards_proceed(q)
     start_flush(q)
 
 
@@ -191,8 +176,8 @@ cdef void advance(Queue q, work *w) noexcept nogil:
         let_go(q, w)
     if w.plan.kind == REQUEST_READ and w.nr_vectors == 0:
         push(&q.scattering, w)
-    elif w.plan.kind == REQUEST_DISCARD and w.discarded < w.slot.request.u.nr_sectors:
-        push(&q.discards, w)
+    elif w.plan.kind == REQUEST_DISCARD:
+        discard_advance(q, w)
     elif w.plan.kind == REQUEST_BARRIER:
         w.stage = WORK_LAST
         push(&q.flush_waiting, w)
@@ -218,6 +203,7 @@ cdef void flush_failed(Queue q, int error) noexcept nogil:
 
 cdef void follow_failure(Queue q) noexcept nogil:
     q.silence = SILENT_FAILED
+    discards_quit(q)
     q.stats.stopped = XENVBD_STOP_FLUSH
 
 
@@ -240,8 +226,7 @@ cdef void settle_other(Queue q, disk_op *op) noexcept nogil:
         settle_flush(q)
         return
     if op.opcode == DISK_DISCARD:
-        q.discards_running -= 1
-        w.discarded += op.length // XENVBD_SECTOR_SIZE
+        discard_settle(q, w)
     if q.silence:
         finish(q, w, BLKIF_RSP_ERROR)       # it will not be answered
     elif op.result < 0:

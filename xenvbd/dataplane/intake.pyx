@@ -7,6 +7,7 @@ from libc.stdint cimport int16_t, uint16_t, uint32_t, uint64_t
 
 from xenvbd.dataplane.arena cimport ARENA_NONE, arena_address, arena_order, arena_take
 from xenvbd.dataplane.copies cimport copies_add_descriptors, copies_add_in, copies_failed, copies_fit, copies_run
+from xenvbd.dataplane.discards cimport discards_quit
 from xenvbd.dataplane.events cimport EVENT_QUARANTINED, event_post
 from xenvbd.dataplane.execute cimport execute, finish, proceed, submit_data, submit_vectors
 from xenvbd.dataplane.kept cimport kept_sweep, kept_table, kept_take
@@ -62,6 +63,7 @@ cdef bint may_consume(Queue q) noexcept nogil:
 cdef void quarantine(Queue q) noexcept nogil:
     """The producer overran the ring (CVE-2010-4247): not one index of it can be believed any more."""
     q.silence = SILENT_QUARANTINE
+    discards_quit(q)
     q.stats.quarantined = 1
     event_post(&q.events, EVENT_QUARANTINED, 71, 0)     # EPROTO
 

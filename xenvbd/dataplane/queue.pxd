@@ -87,7 +87,10 @@ cdef class Queue:
     cdef work flush                 # not a request's: the fdatasync that flushes share
     cdef bint flush_running
     cdef uint32_t discards_running
-    cdef uint32_t discards_allowed
+    cdef uint32_t discards_resting  # turns that are kept though nothing runs
+    cdef uint64_t discard_at        # ns: until then
+    cdef uint64_t discard_piece     # sectors
+    cdef uint64_t discard_mask      # sectors that the storage discards together, less one
     # how many they are
     cdef uint32_t live              # consumed and not answered
     cdef uint32_t owned             # of them, operations that the disk has

@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 
 from xenvbd.dataplane.arena cimport ARENA_NONE, Arena
 from xenvbd.dataplane.device cimport MAX_QUEUES, Device, device_fail, device_failed
+from xenvbd.dataplane.discards cimport DISCARD_FIRST
 from xenvbd.dataplane.events cimport event, event_take, kick
 from xenvbd.dataplane.kept cimport Kept, kept_drop_all, kept_drop_idle
 from xenvbd.dataplane.tally cimport Tally
@@ -38,7 +39,6 @@ cdef extern from * nogil:
         __ATOMIC_SEQ_CST
     uint32_t set_bits "__atomic_fetch_or"(uint32_t *p, uint32_t bits, int order) noexcept
 
-DISCARDS_A_DISK = 2
 KEPT_WRITES = {"report": 0, "enospc": KEEP_NO_SPACE, "stop": KEEP_NO_SPACE | KEEP_WRITES}
 KEPT_READS = {"report": 0, "stop": KEEP_READS}
 # With one nothing can come while it is used up by looking.  Asked now, for a worker's sandbox does not let it ask.
@@ -69,7 +69,6 @@ cdef class Queue:
         self.poll_ns = settings.poll_ns if PROCESSORS > 1 else 0
         self.poll_window = self.poll_ns
         self.idle_ns = int(settings.idle_seconds * 1e9)
-        self.discards_allowed = max(1, DISCARDS_A_DISK // len(agreement.queues))
         self.control = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.adopting = adopt and Journal.begun(journal_fd)
         self.set_limits(disk, settings, agreement)
@@ -97,6 +96,8 @@ cdef class Queue:
         self.limits.read_only = settings.read_only or disk.read_only
         self.limits.discard = settings.discard and disk.can_discard
         self.limits.barrier = settings.barrier
+        self.discard_mask = disk.discard_unit // XENVBD_SECTOR_SIZE - 1
+        self.discard_piece = DISCARD_FIRST
         self.keeps = KEPT_WRITES[settings.werror] | KEPT_READS[settings.rerror]
 
     cdef connect(self, Hypervisor hypervisor, agreement):

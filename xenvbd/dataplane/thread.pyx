@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from xenvbd.dataplane.adopt cimport adopt
 from xenvbd.dataplane.arena cimport arena_trim
 from xenvbd.dataplane.device cimport device_failed, device_leave
+from xenvbd.dataplane.discards cimport discards_cut, discards_quit
 from xenvbd.dataplane.events cimport EVENT_STOPPED, event_post
 from xenvbd.dataplane.execute cimport follow_failure, retry_all, retry_held
 from xenvbd.dataplane.intake cimport intake, may_consume
@@ -112,6 +113,8 @@ cdef int64_t patience(Queue q, uint64_t now) noexcept nogil:
     cdef uint64_t until = 0
     if q.nap_until:
         until = q.nap_until
+    if q.discards_resting and (until == 0 or q.discard_at < until):
+        until = q.discard_at
     if q.held.first != NULL and (until == 0 or q.retry_at < until):
         until = q.retry_at
     if q.kept.count and (until == 0 or q.kept.sweep_at < until):
@@ -210,9 +213,13 @@ cdef void obey(Queue q) noexcept nogil:
         # The guest's pages may go any moment: nothing touches them from here on.
         q.silence = SILENT_ABANDONED
         q.release_ring()
+        discards_quit(q)
     if orders & ORDER_STOP:
         q.stopping = True
         q.handing_over = orders & ORDER_HAND_OVER
+        if not (q.silence or q.handing_over):
+            discards_cut(q)
+        discards_quit(q)
     if orders & (ORDER_RESUME | ORDER_STOP) and not q.silence and not q.handing_over:
         retry_all(q)
     if device_failed(q.device) and not q.silence:
@@ -267,6 +274,7 @@ def run(Queue q, report):
         if q.adopting:
             adopt(q)
         serve(q)
+        discards_quit(q)
         q.detach()
         if device_leave(q.device):
             event_post(&q.events, EVENT_STOPPED, 0, 0)

@@ -46,7 +46,8 @@ cdef struct work:
     uint32_t first_copy                         # in the batch of grant copies
     uint8_t order                               # of the buffer
     uint8_t was_held                            # enum xenvbd_stop: why it is kept, and tried again
-    uint64_t discarded                          # sectors of a discard done so far
+    uint64_t discarded                          # sectors of a discard done so far, or left out at its start
+    uint64_t begun                              # ns: its piece that is being done
     blkif_request_segment *descriptors          # room for an indirect request's segments
 
 cdef struct work_list:

@@ -52,7 +52,8 @@ cdef class DiskQueue:
 
 cdef class Disk:
     """An open target.  size is in bytes; block sizes are powers of two; alignment is what offset, length and
-    memory of an operation must be multiples of for the engine (512 or more with O_DIRECT, else 1)."""
+    memory of an operation must be multiples of for the engine (512 or more with O_DIRECT, else 1); discard_unit, what
+    those of a discard must be (512 or more)."""
     cdef readonly str target
     cdef readonly str engine
     cdef readonly uint64_t size
@@ -61,6 +62,7 @@ cdef class Disk:
     cdef readonly uint32_t physical_block_size
     cdef readonly uint32_t alignment
     cdef readonly bint can_discard
+    cdef readonly uint32_t discard_unit
     cdef readonly uint32_t discard_granularity
     cdef readonly uint32_t discard_alignment
     cpdef DiskQueue queue(self, unsigned depth)

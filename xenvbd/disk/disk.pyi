@@ -11,6 +11,7 @@ class Disk:
     physical_block_size: int
     alignment: int
     can_discard: bool
+    discard_unit: int
     discard_granularity: int
     discard_alignment: int
     def queue(self, depth: int) -> DiskQueue: ...

@@ -55,6 +55,9 @@ cdef class DiskQueue:
 
 cdef class Disk:
 
+    def __cinit__(self, *args, **options):
+        self.discard_unit = 512
+
     cpdef DiskQueue queue(self, unsigned depth):
         """A queue for one I/O thread with room for depth operations in flight.  Raises OSError."""
         raise NotImplementedError(type(self).__name__)

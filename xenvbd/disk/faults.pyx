@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from xenvbd.disk.atomics cimport add32, add64, load32, load64, store32, store64
-from xenvbd.disk.disk cimport DISK_WRITE, Disk, DiskQueue, disk_op, iovec
+from xenvbd.disk.disk cimport DISK_DISCARD, DISK_WRITE, Disk, DiskQueue, disk_op, iovec
 from xenvbd.disk.oplist cimport op_list, ops_pop, ops_push, ops_take
 
 cdef extern from "time.h" nogil:
@@ -82,6 +82,7 @@ cdef class FaultDisk(Disk):
 
     Rules are tried in the order of their slots and the first that applies decides.  op is "read", "write",
     "flush", "discard" or "any"; after: operations let through first; count: how many are hit, None for all.
+    discard_unit: of storage with larger blocks, that refuses to discard a part of one.
     record: a descriptor (O_APPEND) to which an entry is written for each begin and end of what no rule stops."""
     cdef readonly Disk lower
     cdef int record
@@ -90,12 +91,13 @@ cdef class FaultDisk(Disk):
     cdef int32_t held_ops
     cdef set wakeups        # an eventfd for each queue
 
-    def __cinit__(self, Disk lower not None, *, int record=-1):
+    def __cinit__(self, Disk lower not None, *, int record=-1, uint32_t discard_unit=0):
         self.lower, self.wakeups, self.record = lower, set(), record
         self.target, self.engine, self.size, self.read_only = (
             lower.target, f"faults+{lower.engine}", lower.size, lower.read_only)
         self.logical_block_size, self.physical_block_size = lower.logical_block_size, lower.physical_block_size
         self.alignment, self.can_discard = lower.alignment, lower.can_discard
+        self.discard_unit = discard_unit or lower.discard_unit
         self.discard_granularity, self.discard_alignment = lower.discard_granularity, lower.discard_alignment
 
     cpdef DiskQueue queue(self, unsigned depth):
@@ -238,7 +240,10 @@ cdef class FaultQueue(DiskQueue):
 
     cdef void submit_one(self, disk_op *op) noexcept nogil:
         cdef rule *one = self.disk.match(op)
-        if one == NULL:
+        if op.opcode == DISK_DISCARD and (op.offset | op.length) & (self.disk.discard_unit - 1):
+            op.result = -EINVAL
+            ops_push(&self.finished, op)
+        elif one == NULL:
             self.pass_on(op)
         elif one.action != FAIL:
             self.hold_back(op, one)

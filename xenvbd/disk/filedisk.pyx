@@ -17,6 +17,8 @@ cdef class FileDisk(Disk):
         self.logical_block_size = logical_block_size
         self.physical_block_size = max(logical_block_size, image.physical_block_size)
         self.can_discard = discard and image.can_discard
+        if image.is_block:              # punches holes in whole blocks of its own; a file anywhere
+            self.discard_unit = image.logical_block_size
         self.discard_granularity = max(logical_block_size, image.discard_granularity)
         self.discard_alignment = image.discard_alignment
 
