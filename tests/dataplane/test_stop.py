@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.guest import DISCARD, FLUSH, OKAY, PAGE, READ, WRITE, Agreement, Ring, until
+from tests.support.guest import BARRIER, DISCARD, FLUSH, OKAY, PAGE, READ, WRITE, Agreement, Ring, until
 from xenvbd.dataplane import DataPlane
 from xenvbd.dataplane.iothread import ALIVE
 from xenvbd.disk.faults import FaultDisk
@@ -42,6 +42,39 @@ def test_stop_answers_what_was_consumed_and_lets_go_of_the_ring(serve, machine, 
     assert set(guest.finish(*requests)) == {OKAY}
     assert machine.mappings(guest.domid) == []
     assert [port.state for port in machine.ports(guest.domid)] == ["unbound"]
+
+
+def posted(guest, *requests) -> list:
+    """Requests on the ring that nobody is notified of."""
+    guest.put(*requests)
+    guest.ring.push()
+    return list(requests)
+
+
+@pytest.mark.parametrize("order", [0, 4])
+def test_what_was_posted_and_not_notified_when_it_stops_is_answered(serve, guests, order: int) -> None:
+    for _ in range(20):
+        served = serve(guests(order=order))
+        requests = posted(served.guest, *reads(served.guest, 32 << order))
+        assert served.plane.stop(timeout=10)
+        assert set(served.guest.finish(*requests)) == {OKAY}
+
+
+def test_barriers_and_flushes_that_were_posted_when_it_stops_are_answered(serve, disk) -> None:
+    served = serve(disk=disk, barrier=True)
+    guest = served.guest
+    kinds = (BARRIER, FLUSH, WRITE, DISCARD, BARRIER, WRITE)
+    requests = posted(guest, *(guest.request(kind, 0, guest.pages(1).segments(), nr_sectors=8) for kind in kinds))
+    assert served.plane.stop(timeout=10)
+    assert guest.finish(*requests) == [OKAY] * len(kinds)
+
+
+def test_of_what_was_posted_nothing_is_answered_to_a_frontend_that_is_gone(serve) -> None:
+    served = serve()
+    posted(served.guest, *reads(served.guest, 8))
+    served.plane.stop_begin(abandon=True)
+    assert served.plane.stop(timeout=10)
+    assert not served.guest.ring.pending()
 
 
 def test_what_was_not_consumed_is_left_in_the_ring_for_the_next_start(serve, disk) -> None:

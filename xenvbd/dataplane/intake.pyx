@@ -57,7 +57,8 @@ cdef enum:
 
 
 cdef bint may_consume(Queue q) noexcept nogil:
-    return not (q.silence or q.stopping or q.barrier != NULL or q.starving.first != NULL or q.nap_until)
+    return not (q.silence or (q.stopping and not q.last_look) or q.barrier != NULL or q.starving.first != NULL
+                or q.nap_until)
 
 
 cdef void quarantine(Queue q) noexcept nogil:
@@ -208,6 +209,20 @@ cdef disk_op *take_some(Queue q, uint32_t budget, uint64_t now) noexcept nogil:
     return chain_end(&taken)
 
 
+cdef void look_once_more(Queue q) noexcept nogil:
+    """What the guest has posted by now is answered before the ring is closed, whether it has notified us or not."""
+    cdef int posted = back_pending(&q.ring)
+    if posted < 0:
+        quarantine(q)
+    q.last_look, q.last = posted > 0, q.ring.req_cons + <uint32_t>posted
+
+
+cdef inline int of_last_look(Queue q, int posted) noexcept nogil:
+    """How much of this is still looked at; a guest may have taken back what it had posted."""
+    q.last_look = posted > 0
+    return min(posted, <int>(q.last - q.ring.req_cons))
+
+
 cdef uint32_t consume(Queue q) noexcept nogil:
     cdef int posted = back_pending(&q.ring)
     cdef uint32_t before = q.ring.req_cons, budget = q.ring.nr_ents
@@ -217,6 +232,8 @@ cdef uint32_t consume(Queue q) noexcept nogil:
     if posted < 0:
         quarantine(q)
         return 0
+    if q.last_look:
+        posted = of_last_look(q, posted)
     if q.eager:
         budget = EAGER_BUDGET
         if q.woken:                     # once a pass: fewer passes, as long as it has something to do meanwhile
@@ -228,6 +245,8 @@ cdef uint32_t consume(Queue q) noexcept nogil:
         taken = take_some(q, min(budget, <uint32_t>posted), now)
         admit_all(q, taken, q.ring.req_cons - before)
     q.more = q.ring.req_cons - before < <uint32_t>posted
+    if q.last_look:
+        q.last_look = q.more
     return q.ring.req_cons - before
 
 

@@ -19,8 +19,8 @@ from xenvbd.ring cimport back_ring, blkif_request_segment
 
 cdef enum queue_order:
     # Bits that other threads set in Queue.orders, followed by a kick of Queue.control.
-    ORDER_STOP = 1          # answer what was consumed, then end
-    ORDER_ABANDON = 2       # with STOP: the frontend is gone; let go of the ring now
+    ORDER_STOP = 1          # answer what the guest has posted, then end
+    ORDER_ABANDON = 2       # with STOP: the frontend is gone; let go of the ring now, answer nothing
     ORDER_RESUME = 4        # try again what there was no room for
     ORDER_WAKE = 8          # another queue of the disk has changed something: look
     ORDER_HAND_OVER = 16    # with STOP: leave in the journal what the disk has not got, for a later worker
@@ -99,6 +99,8 @@ cdef class Queue:
     # how the thread is to go on
     cdef int silence                # enum queue_silence
     cdef bint stopping
+    cdef bint last_look             # what was posted before it stops is consumed: up to
+    cdef uint32_t last              # this ring index
     cdef bint handing_over
     cdef bint adopting              # the ring was served before: begin with what the journal has
     cdef bint masked                # an event came, and the port is masked until the work is done

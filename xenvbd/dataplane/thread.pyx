@@ -10,7 +10,7 @@ from xenvbd.dataplane.device cimport device_failed, device_leave
 from xenvbd.dataplane.discards cimport discards_cut, discards_quit
 from xenvbd.dataplane.events cimport EVENT_STOPPED, event_post
 from xenvbd.dataplane.execute cimport follow_failure, retry_all, retry_held
-from xenvbd.dataplane.intake cimport intake, may_consume
+from xenvbd.dataplane.intake cimport intake, look_once_more, may_consume
 from xenvbd.dataplane.kept cimport kept_sweep
 from xenvbd.dataplane.queue cimport (
     ORDER_ABANDON,
@@ -159,6 +159,12 @@ cdef void sleep(Queue q) noexcept nogil:
         expire(q, before, timeout)
 
 
+cdef bint ended(Queue q) noexcept nogil:
+    """Everything is answered; or the disk is done with it, and what is not answered is not ours to answer any more."""
+    return q.stopping and ((q.live == 0 and not q.last_look)
+                           or (q.owned == 0 and (q.silence != 0 or q.handing_over)))
+
+
 cdef bint poll(Queue q, uint64_t start) noexcept nogil:
     """Look for requests and orders as long as it pays; 1: there is something."""
     cdef uint64_t now = start
@@ -195,7 +201,7 @@ cdef bint spin(Queue q) noexcept nogil:
 
 cdef void rest(Queue q) noexcept nogil:
     """Nothing is left to do: unmask, ask for an event, look once more, sleep."""
-    if spin(q):
+    if ended(q) or spin(q):
         return
     if q.masked and not q.nap_until and not q.silence:
         q.masked = False
@@ -207,6 +213,17 @@ cdef void rest(Queue q) noexcept nogil:
     sleep(q)
 
 
+cdef void prepare_to_stop(Queue q, bint handing_over) noexcept nogil:
+    if handing_over:
+        q.last_look = False
+    elif not q.silence:
+        discards_cut(q)
+        if not q.stopping:
+            look_once_more(q)
+    discards_quit(q)
+    q.stopping, q.handing_over = True, handing_over
+
+
 cdef void obey(Queue q) noexcept nogil:
     cdef uint32_t orders = swap(&q.orders, 0, __ATOMIC_SEQ_CST)
     if orders & ORDER_ABANDON:
@@ -215,20 +232,11 @@ cdef void obey(Queue q) noexcept nogil:
         q.release_ring()
         discards_quit(q)
     if orders & ORDER_STOP:
-        q.stopping = True
-        q.handing_over = orders & ORDER_HAND_OVER
-        if not (q.silence or q.handing_over):
-            discards_cut(q)
-        discards_quit(q)
+        prepare_to_stop(q, orders & ORDER_HAND_OVER != 0)
     if orders & (ORDER_RESUME | ORDER_STOP) and not q.silence and not q.handing_over:
         retry_all(q)
     if device_failed(q.device) and not q.silence:
         follow_failure(q)
-
-
-cdef bint ended(Queue q) noexcept nogil:
-    """Everything is answered; or the disk is done with it, and what is not answered is not ours to answer any more."""
-    return q.stopping and (q.live == 0 or (q.owned == 0 and (q.silence != 0 or q.handing_over)))
 
 
 cdef void serve(Queue q) noexcept nogil:
