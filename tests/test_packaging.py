@@ -1,6 +1,7 @@
 """What the Debian package ships beside the code: the configuration, the init script, the unit; what it builds with."""
 import dataclasses
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -91,6 +92,25 @@ def test_the_workers_user_may_use_what_a_worker_opens() -> None:
     assert re.search(rf"adduser .*--system --group .* {sandbox.USER}$", made, re.M)
     for path, _ in hv.places("xen"):
         assert path in made
+
+
+def test_a_package_of_a_commit_that_is_not_here_is_refused_with_the_way_to_get_it(tmp_path: Path) -> None:
+    if not shutil.which("git"):
+        return                                      # where packages are built there may be none
+    script = tmp_path / "scripts/deb"
+    script.parent.mkdir()
+    shutil.copy(TOP / "scripts/deb", script)
+
+    def refusal() -> str:
+        done = subprocess.run([script, "--at", "e2ecde9"], check=False, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 2
+        return done.stderr
+
+    assert refusal() == f"deb: --at takes a commit from git, and {tmp_path} is no clone\n"
+    subprocess.run(["git", "init", "-q", tmp_path], check=True, timeout=30)
+    assert "commit 'e2ecde9' is not in this clone: " in refusal() and "'git fetch'" in refusal()
+    (tmp_path / ".git/shallow").write_text("e2ecde9c" * 5 + "\n")
+    assert "'git fetch --unshallow'" in refusal()
 
 
 def test_the_versions_are_one() -> None:

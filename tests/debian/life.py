@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PACKAGE, LATER, VERSION = sys.argv[1:]
+PACKAGE, LATER, VERSION, OLD = sys.argv[1:]         # OLD is 0.1.0
 SYSTEMD = os.path.isdir("/run/systemd/system")      # else the init script
 NAME, DISK, MACHINE = "python3-xenvbd", "domain1:xvda", "/dev/shm/machine"
 WORKER = "xenvbd-worker 1"       # the title of the process that serves domain 1; the spare has none
@@ -36,6 +36,11 @@ def run(*command: str, status: int = 0, timeout: float = 90) -> str:
                           check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == status, f"{' '.join(command)}: status {done.returncode}, not {status}:\n{done.stdout}"
     return done.stdout
+
+
+def install(package: str, status: int = 0) -> str:
+    """What dpkg said; the configuration is the test's own."""
+    return run("dpkg", "--force-confold", "-i", package, status=status, timeout=180)
 
 
 def within(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
@@ -112,7 +117,7 @@ class Guest:
 
 def install_on_a_host_without_xen() -> None:
     say("installed on a host without Xen: nothing is started, and nothing fails")
-    run("dpkg", "-i", PACKAGE, timeout=180)
+    install(PACKAGE)
     run("service", "xenvbd", "status", status=3)
     run("service", "xenvbd", "start")
     run("service", "xenvbd", "status", status=3)
@@ -198,7 +203,7 @@ def the_units_verbs() -> None:
 def upgrade(guest: Guest) -> None:
     say("upgraded: the manager starts again in its place, the worker serves on")
     before, started = manager(), started_at()
-    said = run("dpkg", "-i", LATER, timeout=180)
+    said = install(LATER)
     assert f"workers of {VERSION} serve guests' disks on" in said, said
     assert manager() == before and pids("xenvbd serve") == [before] and started_at() > started
     guest.is_served()
@@ -209,10 +214,21 @@ def upgrade_with_a_configuration_that_is_wrong(guest: Guest) -> None:
     say("upgraded with a configuration that the new version does not take: the manager is left alone, and that is said")
     before, started, good = manager(), started_at(), CONFIG.read_text()
     CONFIG.write_text(good + "[backend2]\n")
-    said = run("dpkg", "-i", LATER, timeout=180)
+    said = install(LATER)
     CONFIG.write_text(good)
     assert "backend2" in said and "still running as" in said and 'then "xenvbd restart --manager"' in said, said
     assert manager() == before and started_at() == started
+    guest.is_served()
+
+
+def downgrade_is_refused(guest: Guest) -> None:
+    say("an earlier version while the disk is served: refused, with what to do first")
+    before = manager()
+    said = install(PACKAGE, status=1)
+    assert f"not taken back from {VERSION}+later to {VERSION}: " in said and DISK in said, said
+    assert "xenvbd detach" in said, said
+    assert run("dpkg-query", "-W", "-f=${Version} ${Status}", NAME) == f"{VERSION}+later install ok installed"
+    assert manager() == before
     guest.is_served()
 
 
@@ -258,6 +274,46 @@ def removal_is_refused(guest: Guest) -> None:
     guest.is_served()
 
 
+def downgrade_without_a_disk() -> None:
+    say("an earlier version, and 0.1.0, when no disk is served")
+    run("xenvbd", "detach", DISK)
+    within(lambda: not pids(WORKER), "the worker ends with its last disk")
+    for package in PACKAGE, OLD:
+        install(package)
+        run("service", "xenvbd", "status")
+    assert run("xenvbd", "--version").split()[1].startswith("0.1.")
+
+
+def upgrade_from_the_first_release(guest: Guest) -> None:
+    say("upgraded from 0.1.0: the worker serves on, and is followed by one of this version when it dies")
+    assert "workers of 0.1.0-1 serve guests' disks on" in install(PACKAGE)
+    guest.is_served()
+    os.kill(guest.worker[0], signal.SIGKILL)
+    within(lambda: pids(WORKER) not in ([], guest.worker), "another worker")
+    guest.worker = pids(WORKER)
+    guest.is_served()
+    assert DISK in run("xenvbd", "list")
+
+
+def the_first_release_is_not_to_be_gone_back_to(guest: Guest) -> None:
+    say("back to 0.1.0 under a disk, as dpkg lets one: that is said, the worker serves on, this version takes it over")
+    assert "let dpkg go on all the same" in install(OLD)
+    guest.is_served()
+    install(PACKAGE)
+    guest.is_served()
+    run("xenvbd", "restart", "--worker", DISK)
+    within(lambda: len(pids(WORKER)) == 1 and pids(WORKER) != guest.worker, "another worker")
+    guest.worker = pids(WORKER)
+    guest.is_served()
+
+
+def attach() -> Guest:
+    run("xenvbd", "attach", "domain1", "/srv/disk.img", "xvda", "--no-wait")
+    guest = Guest()
+    guest.is_served()
+    return guest
+
+
 def remove_and_purge(before: set[str]) -> None:
     say("removed: the manager is stopped, the configuration stays")
     run("xenvbd", "detach", DISK)
@@ -280,14 +336,18 @@ def main() -> None:
     become_a_host_under_xen()
     the_units_verbs() if SYSTEMD else the_init_scripts_verbs()
     say("a guest verifies what it reads from a disk of the installed daemon")
-    run("xenvbd", "attach", "domain1", "/srv/disk.img", "xvda", "--no-wait")
-    guest = Guest()
-    guest.is_served()
+    guest = attach()
     its_worker_is_confined(guest)
     upgrade(guest)
     upgrade_with_a_configuration_that_is_wrong(guest)
     replace_all(guest)
     restart_the_manager(guest)
+    downgrade_is_refused(guest)
+    guest.finish()
+    downgrade_without_a_disk()
+    guest = attach()
+    upgrade_from_the_first_release(guest)
+    the_first_release_is_not_to_be_gone_back_to(guest)
     removal_is_refused(guest)
     guest.finish()
     remove_and_purge(before)

@@ -3,6 +3,7 @@
 Collected only when asked for by name (`pytest tests/xen`, `make test-xen`): `make test` needs no machine."""
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.xen.guest import Guest
-from tests.xen.lab import Lab, cache_directory, kept, newest_package
+from tests.xen.lab import SUITE, Lab, cache_directory, kept, newest_package
 from tests.xen.machine import Machine
 from tests.xen.xenvbd import Xenvbd
 
 HERE = Path(__file__).parent
 TOP = HERE.parent.parent
 LOGS = TOP / "build" / "xen"
+FIRST_RELEASE = "e2ecde9"       # 0.1.0
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -54,6 +56,17 @@ def images(say: Callable[[str], None]) -> Path:
 def package() -> Path:
     """The Debian package under test."""
     return newest_package(TOP)
+
+
+@pytest.fixture(scope="session")
+def first_release(say: Callable[[str], None]) -> Path:
+    """The package of 0.1.0, built from its commit if it is not there."""
+    directory = TOP / "dist" / SUITE / f"at-{FIRST_RELEASE}"
+    if not list(directory.glob("python3-xenvbd_*.deb")):
+        say(f"building the package of commit {FIRST_RELEASE} in {directory}")
+        subprocess.run([TOP / "scripts/deb", "--at", FIRST_RELEASE], check=True, stdout=subprocess.DEVNULL,
+                       env=os.environ | {"DEB_BUILD_OPTIONS": "nocheck"})
+    return next(directory.glob("python3-xenvbd_*.deb"))
 
 
 @pytest.fixture(scope="session")

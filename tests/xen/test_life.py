@@ -15,9 +15,10 @@ ONE, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-22
 NO_QEMU = 'device_model_override="/usr/lib/xenvbd/xenvbd-dm"'
 
 
-def disk_line(image: str) -> tuple[str]:
-    """xl.cfg's disk that xenvbd serves."""
-    return (f"vdev=xvda,format=raw,backendtype=qdisk,target={image}",)
+def disk_line(*images: str) -> tuple[str, ...]:
+    """xl.cfg's disks that xenvbd serves: xvda, xvdb, ..."""
+    return tuple(f"vdev=xvd{letter},format=raw,backendtype=qdisk,target={image}"
+                 for letter, image in zip("abcd", images, strict=False))
 
 
 def test_a_guest_finds_the_disks_that_were_attached_before_it_ran(new_guest: Maker, xenvbd: Xenvbd) -> None:
@@ -137,21 +138,22 @@ def test_two_guests_have_a_worker_each_and_one_outlives_the_other(new_guest: Mak
     assert two.run("sync; sha256sum /dev/xvda").split()[0] == xenvbd.checksum(images[1])
 
 
-def test_a_guest_is_saved_and_restored_with_its_disk(new_guest: Maker, xenvbd: Xenvbd) -> None:
-    image = xenvbd.image("web")
-    guest = new_guest("web", 1, disks=disk_line(image), extra=NO_QEMU)
-    first, inside = guest.domid, guest.run(workload.written("/dev/xvda", 8))
+def test_a_guest_is_saved_and_restored_with_its_two_disks(new_guest: Maker, xenvbd: Xenvbd) -> None:
+    images = {vdev: xenvbd.image(vdev) for vdev in ("xvda", "xvdb")}
+    guest = new_guest("web", 1, disks=disk_line(*images.values()), extra=NO_QEMU)
+    first, inside = guest.domid, {vdev: guest.run(workload.written(f"/dev/{vdev}", 8)) for vdev in images}
     guest.run("echo 3 >/proc/sys/vm/drop_caches")
     xenvbd.dom0("xl save web /root/web.save", 300)
     guest.wait_for_end(first)
-    xenvbd.nothing_left(first, image)
+    xenvbd.nothing_left(first, *images.values())
     xenvbd.dom0("xl restore -p /root/web.save", 300)
     guest.follow()
     xenvbd.dom0("xl unpause web")
     guest.shell.sync(120)
-    assert guest.run("sha256sum /dev/xvda") == inside
-    guest.run(workload.file_system("/dev/xvda"), 120)
-    assert guest.run("sync; sha256sum /dev/xvda").split()[0] == xenvbd.checksum(image)
+    for vdev, image in images.items():
+        assert guest.run(f"sha256sum /dev/{vdev}") == inside[vdev]
+        guest.run(workload.file_system(f"/dev/{vdev}"), 120)
+        assert guest.run(f"sync; sha256sum /dev/{vdev}").split()[0] == xenvbd.checksum(image)
 
 
 @pytest.mark.parametrize("worker", ["lives", "killed"])
