@@ -129,7 +129,7 @@ def test_an_area_that_was_not_new_is_none_of_ours(b, nodes, words):
     toolstack(b, **nodes)
     b.settle()
     story = told(b, words, verdict="refused", status=7)
-    assert "seconds" not in story and states(story, "frontend") == ["Initialising"]
+    assert story["seconds"] is None and states(story, "frontend") == ["Initialising"]
 
 
 def test_a_frontend_without_a_backend_is_half_a_disk(b):

@@ -35,6 +35,18 @@ def test_a_connected_disk_tells_what_was_agreed_and_has_no_note(b):
     assert shown["note"] == "" and shown["inflight"] == 0 and shown["stats"]["read"]["ops"] == 0
 
 
+def keys(value):
+    """The keys of a JSON value, and of the objects in it."""
+    return {name: keys(each) for name, each in value.items()} if isinstance(value, dict) else None
+
+
+def test_no_key_is_ever_missing(b):
+    whole = show(connected(b))
+    new = show(b.found())
+    assert keys(new) == keys(whole)
+    assert (new["target"], new["size"], new["features"]["discard"], new["stats"]["read"]["p50-us"]) == (None,) * 4
+
+
 def test_a_read_only_cdrom_says_so(b):
     shown = show(published(b, device_type="cdrom"))
     assert shown["mode"] == "ro" and shown["device-type"] == "cdrom" and shown["features"]["discard"] is False

@@ -39,7 +39,8 @@ def explain(backend: Backend, text: str) -> dict[str, Any]:
 
 
 def _common(name: str, devid: int, back: str, front: str) -> dict[str, Any]:
-    return {"disk": name, "vdev": devid, "backend": back, "frontend": front, "warnings": []}
+    return {"disk": name, "vdev": devid, "backend": back, "frontend": front, "states": [], "seconds": None,
+            "target": None, "size": None, "warnings": []}
 
 
 def _verdict(verdict: str, why: str, look: list[str]) -> dict[str, Any]:
@@ -131,10 +132,10 @@ def _unclaimed(backend: Backend, text: str) -> dict[str, Any]:
         back = (_read(backend, f"{front}/{features.BACKEND}") or b"").decode("ascii", "replace")
         answer: Answer = "failed", f"{front} is there, but its backend area ({back or 'not named'}) is not", [
             f"its backend was removed, or is in another domain; xl block-detach {domid} {devid} removes the rest"]
-        return _common(name, devid, back, front) | {"states": [], **_verdict(*answer)}
+        return _common(name, devid, back, front) | _verdict(*answer)
     kind, area = found
-    states = [{"end": "backend", "state": label(parse_state(_read(backend, f"{area}/{features.STATE}")))},
-              {"end": "frontend", "state": label(parse_state(_read(backend, f"{front}/{features.STATE}")))}]
+    states = [{"end": end, "state": label(parse_state(_read(backend, f"{path}/{features.STATE}"))), "seconds": None}
+              for end, path in (("backend", area), ("frontend", front))]
     return _common(name, devid, area, front) | {
         "states": states, "target": (_read(backend, f"{area}/{features.PARAMS}") or b"").decode(errors="replace"),
         **_verdict(*_why_not(backend, kind, domid, devid))}

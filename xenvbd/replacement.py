@@ -5,7 +5,7 @@ import errno
 import os
 from typing import Any
 
-from xenvbd import journal
+from xenvbd import __version__, journal
 from xenvbd.backend import Backend
 from xenvbd.device import Device
 from xenvbd.errors import ClaimError
@@ -38,7 +38,8 @@ class Replacement:
     @property
     def result(self) -> dict[str, Any]:
         worker = self._backend.workers.by_domid.get(self._domid)
-        return {"domid": self._domid, "pid": worker.pid if worker else None, "was": self._old.pid}
+        return {"domid": self._domid, "pid": worker.pid if worker else None, "was": self._old.pid,
+                "version": __version__}
 
     @property
     def _waiting(self) -> list[Device]:

@@ -9,6 +9,8 @@ from xenvbd.errors import reason
 from xenvbd.stats import Snapshot
 from xenvbd.xenbus import Phase, Plane, XenbusState
 
+FEATURES = ("persistent", "flush-cache", "barrier", "discard", "max-indirect-segments")
+
 
 def show(device: Device, pid: int | None = None) -> dict[str, Any]:
     """Everything about a device, known here: no worker and no store is asked.  pid: of its worker."""
@@ -75,20 +77,22 @@ def _label(state: XenbusState | None) -> str:
 
 def _medium(device: Device) -> dict[str, Any]:
     properties, facts = device.properties, device.facts
+    known: dict[str, Any] = {"mode": None, "target": None, features.DEVICE_TYPE: None, features.SECTOR_SIZE: None}
+    if properties is not None:
+        known = {"mode": "ro" if properties.read_only else "rw", "target": properties.target and str(properties.target),
+                 features.DEVICE_TYPE: properties.device_type, features.SECTOR_SIZE: properties.logical_block_size}
     engine = (device.agreement and device.serving) or device.engine or None
-    fields: dict[str, Any] = {"size": None if facts is None else facts.size, "engine": engine,
-                              "mode": None, "target": None, "features": {}}
-    if properties is None:
-        return fields
-    fields |= {"mode": "ro" if properties.read_only else "rw", "target": str(properties.target),
-               features.DEVICE_TYPE: properties.device_type, features.SECTOR_SIZE: properties.logical_block_size}
-    if facts is not None:
-        fields["features"] = {
-            "persistent": device.agreement is not None and device.persistent,
-            "flush-cache": True, "barrier": properties.barrier,
-            "discard": features.discard_offered(properties, facts),
-            "max-indirect-segments": properties.max_indirect}
-    return fields
+    return known | {"size": facts and facts.size, "engine": engine, "features": _features(device)}
+
+
+def _features(device: Device) -> dict[str, Any]:
+    """What the guest is offered; None for what is not known yet."""
+    properties, facts = device.properties, device.facts
+    if properties is None or facts is None:
+        return dict.fromkeys(FEATURES)
+    offered = (device.agreement is not None and device.persistent, True, properties.barrier,
+               features.discard_offered(properties, facts), properties.max_indirect)
+    return dict(zip(FEATURES, offered, strict=True))
 
 
 def _connection(device: Device) -> dict[str, Any]:

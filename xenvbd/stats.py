@@ -84,12 +84,10 @@ class OpStats:
         return percentile(self.histogram, percent)
 
     def to_json(self) -> dict[str, Any]:
-        """Counters and the usual percentiles, latencies in microseconds."""
+        """Counters and the usual percentiles, latencies in microseconds, None if there was no operation."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in OP_COUNTERS[:3]}
-        if self.ops:
-            fields["mean-us"] = round(self.nanoseconds / self.ops / 1000, 1)
-            fields |= {f"p{p:g}-us": round(self.percentile(p) * 1e6, 1) for p in (50, 99, 99.9)}
-        return fields
+        fields["mean-us"] = round(self.nanoseconds / self.ops / 1000, 1) if self.ops else None
+        return fields | {f"p{p:g}-us": round(self.percentile(p) * 1e6, 1) if self.ops else None for p in (50, 99, 99.9)}
 
     def _each(self, other: OpStats, combine: Callable[[int, int], int]) -> OpStats:
         plain = {name: combine(getattr(self, name), getattr(other, name)) for name in OP_COUNTERS}

@@ -82,6 +82,11 @@ def cut(text: str, columns: int) -> str:
     return "".join(kept) + "\u2026" if columns > 0 else ""
 
 
+def cut_start(text: str, columns: int) -> str:
+    """As cut(), but the end of the text is kept: of a path the name."""
+    return text if width(text) <= columns else cut(text[::-1], columns)[::-1]
+
+
 def padded(text: str, columns: int) -> str:
     """The text, filled up with blanks to so many columns."""
     return text + " " * (columns - width(text))

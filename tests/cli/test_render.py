@@ -19,9 +19,22 @@ def test_a_table_is_aligned_and_has_no_trailing_blanks() -> None:
 
 def test_list_has_a_line_for_each_disk() -> None:
     assert render.disk_table([WEB1, DB2]).splitlines() == [
-        "DISK       STATE                  SIZE  MODE  TARGET         RINGS  GRANTS  NOTE",
-        "web1:xvda  Connected              20G   rw    /srv/web1.img  1x16p  copy",
-        "db2:xvda   InitWait/Initialising  -     ro    /srv/iso       -      -       waits for the guest"]
+        "DISK       ID  STATE                  SIZE  MODE  TARGET         RINGS  GRANTS  NOTE",
+        "web1:xvda  7   Connected              20G   rw    /srv/web1.img  1x16p  copy",
+        "db2:xvda   -   InitWait/Initialising  -     ro    /srv/iso       -      -       waits for the guest"]
+
+
+def test_wide_letters_keep_the_columns_aligned() -> None:
+    assert render.table(("A", "B"), [("仮想", "1"), ("köln", "2")]) == "A     B\n仮想  1\nköln  2"
+
+
+def test_list_is_cut_to_the_terminal_the_target_first_and_at_its_start() -> None:
+    long = WEB1 | {"target": "/srv/xen/a/directory/with/a/very/long/name/web1.img", "note": "stopped: no space left"}
+    for columns in (60, 80, 100, 120):
+        assert all(len(line) <= columns for line in render.disk_table([long, DB2], columns).splitlines())
+    assert "  …ery/long/name/web1.img  " in render.disk_table([long], 100)
+    assert render.disk_table([long], 120).splitlines()[1].endswith("stopped: no space left")
+    assert long["target"] in render.disk_table([long])
 
 
 def test_show_has_every_fact_on_a_line_and_the_size_twice() -> None:

@@ -105,6 +105,16 @@ def test_a_second_terminal_can_list_show_attach_and_detach(tmp_path: Path) -> No
     assert command.end()[0] == 0
 
 
+def test_a_program_is_told_the_socket_of_a_machine_that_stays(tmp_path: Path) -> None:
+    command = Command(tmp_path, "--json", "sim", "--keep", *SHORT)
+    report = json.loads(command.until("{")[0] and command.out)
+    assert report["ok"] and report["hypervisor"].startswith("sim:")
+    status, out, err = Command(tmp_path, "--socket", report["socket"], "list", "-q").end()
+    assert (status, out) == (0, "guest1:xvda\n"), err
+    command.signal(signal.SIGINT)
+    assert command.end()[0] == 0 and json.loads(command.out) == report
+
+
 def test_a_target_that_cannot_be_served_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     image = tmp_path / "odd.img"
     image.write_bytes(b"x" * 1000)

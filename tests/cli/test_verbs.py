@@ -11,14 +11,14 @@ from xenvbd import doctor, errors
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
-DISK = {"disk": "web1:xvda", "size": 1 << 30, "mode": "rw", "target": "/srv/web1.img",
-        "state": {"backend": "Connected", "frontend": "Connected"}, "stats": {"wakeups": 5}}
+DISK = {"disk": "web1:xvda", "domid": 7, "vdev": 51712, "name": "xvda", "size": 1 << 30, "mode": "rw",
+        "target": "/srv/web1.img", "state": {"backend": "Connected", "frontend": "Connected"}, "stats": {"wakeups": 5}}
 
 
 def test_list_prints_a_table(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
     daemon.answers["list"] = {"disks": [DISK]}
     assert xenvbd("list") == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["web1:xvda", "Connected", "1G"]
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["web1:xvda", "7", "Connected", "1G"]
 
 
 def test_list_is_names_when_quiet_and_an_array_for_programs(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
@@ -27,6 +27,28 @@ def test_list_is_names_when_quiet_and_an_array_for_programs(daemon: Any, xenvbd:
     assert capsys.readouterr().out == "web1:xvda\n"
     xenvbd("list", "--json")
     assert json.loads(capsys.readouterr().out) == [DISK]
+
+
+@pytest.mark.parametrize(("name", "shown", "word"), [
+    ("köln:xvda", "köln:xvda", "köln:xvda"), ("k\ufffdln:xvda", "'k\ufffdln:xvda'", "7:xvda"),
+    ("a\nb:xvda", "$'a\\x0ab:xvda'", "7:xvda"), ("a b:xvda", "'a b:xvda'", "7:xvda"),
+    ("$(id):xvda", "'$(id):xvda'", "7:xvda"),
+    ("\u202eb:xvda", "$'\\xe2\\x80\\xaeb:xvda'", "7:xvda")])
+def test_list_misleads_neither_a_terminal_nor_a_shell(name: str, shown: str, word: str, daemon: Any, xenvbd: Run,
+                                                      capsys: Capture) -> None:
+    daemon.answers["list"] = {"disks": [DISK | {"disk": name}]}
+    xenvbd("list")
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"{shown}  7 ")
+    xenvbd("list", "-q")
+    assert capsys.readouterr().out == f"{word}\n"
+    xenvbd("list", "--json")
+    assert json.loads(capsys.readouterr().out)[0]["disk"] == name
+
+
+def test_what_is_said_of_a_name_is_escaped(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["show"] = errors.NoSuchDisk(errno.ENOENT, "no \x1b[2J", disk="a\nb:xvda")
+    assert xenvbd("show", "a\nb:xvda") == 3
+    assert capsys.readouterr().err == "xenvbd: $'a\\x0ab:xvda': no \\x1b[2J\n"
 
 
 def test_list_of_a_domain_asks_for_it(daemon: Any, xenvbd: Run) -> None:
@@ -65,7 +87,8 @@ def test_explain_tells_the_story_and_ends_with_its_status(daemon: Any, xenvbd: R
 
 def test_explain_has_no_times_of_a_disk_that_is_not_the_daemons(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
     daemon.answers["explain"] = {
-        "disk": "db2:xvdc", "vdev": 51744, "backend": "/b", "states": [{"end": "backend", "state": "Connected"}],
+        "disk": "db2:xvdc", "vdev": 51744, "backend": "/b", "target": None, "size": None, "seconds": None,
+        "states": [{"end": "backend", "state": "Connected", "seconds": None}],
         "verdict": "refused", "why": "QEMU (process 9) has it", "look": [], "exit-status": 7}
     assert xenvbd("explain", "db2:xvdc") == 7
     assert capsys.readouterr().out.splitlines()[1:] == [
@@ -92,6 +115,12 @@ def test_detach_is_silent_when_it_worked(daemon: Any, xenvbd: Run, capsys: Captu
     assert xenvbd("detach", "web1:51712", "--force") == 0
     assert capsys.readouterr() == ("", "")
     assert daemon.asked[0][1] == {"disk": "web1:xvda", "force": True, "wait": True, "timeout": 30.0}
+
+
+def test_detach_says_for_programs_what_it_took(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
+    daemon.answers["detach"] = {"disk": "web1:xvda"}
+    assert xenvbd("detach", "web1:xvda", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"disk": "web1:xvda", "gone": True}
 
 
 def test_resume_is_silent_when_it_worked(daemon: Any, xenvbd: Run, capsys: Capture) -> None:
@@ -225,10 +254,12 @@ def test_restart_of_all_begins_with_the_manager_and_waits_for_the_next(daemon: A
         "restart": lambda params: {"disk": params["disk"], "pid": 11} if params else {"pid": 5, "started": 1.0},
         "ping": lambda params: {"pid": 5, "version": "1", "started": next(starts)},
         "list": {"disks": [DISK | {"domid": 3, "pid": 10, "plane": "running"},
-                           DISK | {"domid": 3, "pid": 10, "plane": "running", "disk": "web1:xvdb"},
+                           DISK | {"domid": 3, "pid": 10, "plane": "running", "name": "xvdb"},
                            DISK | {"domid": 4, "pid": 12, "plane": "none", "disk": "web2:xvda"}]}}
     assert xenvbd("restart", "--all", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == [{"pid": 5, "version": "1"}, {"disk": "web1:xvdb", "pid": 11}]
+    assert json.loads(capsys.readouterr().out) == [
+        {"disk": None, "domid": None, "was": None, "pid": 5, "version": "1"},
+        {"disk": "3:xvdb", "domid": None, "was": None, "pid": 11, "version": None}]
 
 
 def test_restart_of_all_goes_on_with_the_others_and_says_what_was_done(daemon: Any, xenvbd: Run,
@@ -236,13 +267,13 @@ def test_restart_of_all_goes_on_with_the_others_and_says_what_was_done(daemon: A
     starts = iter([1.0, 2.0])
 
     def restart(params: dict[str, Any]) -> Any:
-        if params.get("disk") == "web1:xvda":
+        if params.get("disk") == "3:xvda":
             return errors.PolicyError(errno.EBUSY, "its content is in memory", disk="web1:xvda")
-        return {"disk": params["disk"], "pid": 11} if params else {"pid": 5, "started": 1.0}
+        return {"disk": "web2:xvda", "pid": 11} if params else {"pid": 5, "started": 1.0}
 
     daemon.answers = {
         "restart": restart, "ping": lambda params: {"pid": 5, "version": "1", "started": next(starts)},
-        "list": {"disks": [DISK | {"domid": 3, "pid": 10, "plane": "running", "disk": "web1:xvda"},
+        "list": {"disks": [DISK | {"domid": 3, "pid": 10, "plane": "running"},
                            DISK | {"domid": 4, "pid": 12, "plane": "running", "disk": "web2:xvda"}]}}
     assert xenvbd("restart", "--all") == 7
     assert capsys.readouterr().err.startswith(

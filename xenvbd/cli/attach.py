@@ -13,6 +13,7 @@ from xenvbd.cli import client, render
 from xenvbd.cli import options as types
 from xenvbd.errors import PropertyError
 from xenvbd.properties import READ_ERRORS, WRITE_ERRORS
+from xenvbd.text import printable, quoted
 
 NAME = "attach"
 HELP = "give a guest a disk, and wait until it has connected"
@@ -61,8 +62,8 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the disk's name; the whole of it with --json or -v."""
     params = disk_params(options)
-    with client.told_at_the_end(f"what was begun goes on: `xenvbd list --domain {options.domain}` shows whether the "
-                                "disk is offered, and `xenvbd detach` takes it back"):
+    with client.told_at_the_end(f"what was begun goes on: `xenvbd list --domain {quoted(options.domain)}` shows "
+                                "whether the disk is offered, and `xenvbd detach` takes it back"):
         disk = client.call(options, "attach", domain=options.domain, wait=options.wait, timeout=options.timeout,
                            **params)
     if options.json:
@@ -70,15 +71,15 @@ def run(options: argparse.Namespace) -> int:
     elif options.verbose:
         print(render.disk_facts(disk))
     elif not options.quiet:
-        print(disk["disk"])
+        print(render.word(disk))
     warn(options, disk)
     return 0
 
 
 def warn(options: argparse.Namespace, disk: dict[str, Any]) -> None:
     """Say on standard error what an administrator should know of a disk that works; JSON has it already."""
-    for text in () if options.json or options.quiet else disk.get("warnings", ()):
-        print(f"xenvbd: {disk['disk']}: warning: {text}", file=sys.stderr)
+    for warning in () if options.json or options.quiet else disk.get("warnings", ()):
+        print(f"xenvbd: {quoted(disk['disk'])}: warning: {printable(warning)}", file=sys.stderr)
 
 
 def disk_params(options: argparse.Namespace) -> dict[str, Any]:

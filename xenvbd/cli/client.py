@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from xenvbd import control, errors
+from xenvbd.text import printable
 
 DEFAULT_SOCKET = "/run/xenvbd/control.sock"
 # The daemon says why something took too long; the command waits a little longer than it, to hear that.
@@ -28,7 +29,7 @@ def told_at_the_end(sentence: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"xenvbd: {sentence}", file=sys.stderr)
+        print(f"xenvbd: {printable(sentence)}", file=sys.stderr)
         raise
     except errors.ControlError as exc:
         if exc.errno == errno.ETIMEDOUT:

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import argparse
 
-from xenvbd.cli import client
+from xenvbd.cli import client, render
 from xenvbd.cli import options as types
+from xenvbd.text import quoted
 
 NAME = "detach"
 HELP = "take a disk from a guest: ask it to close, drain, remove"
@@ -20,10 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Silent when it worked, as rm is; -v says so."""
+    disk = quoted(options.disk)
     with client.told_at_the_end("the guest has been asked, and the disk goes when it lets go of it: `xenvbd explain "
-                                f"{options.disk}` says how far that is"):
-        client.call(options, "detach", disk=options.disk, force=options.force, wait=options.wait,
-                    timeout=options.timeout)
-    if options.verbose:
-        print(f"{options.disk} detached" if options.wait else f"{options.disk}: the guest was asked to let go")
+                                f"{disk}` says how far that is"):
+        told = client.call(options, "detach", disk=options.disk, force=options.force, wait=options.wait,
+                           timeout=options.timeout)
+    if options.json:
+        print(render.as_json({"disk": told["disk"], "gone": options.wait}))
+    elif options.verbose:
+        print(f"{disk} detached" if options.wait else f"{disk}: the guest was asked to let go")
     return 0

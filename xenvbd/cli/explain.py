@@ -7,6 +7,7 @@ from typing import Any
 from xenvbd import units
 from xenvbd.cli import client, render
 from xenvbd.cli import options as types
+from xenvbd.text import printable, quoted
 
 NAME = "explain"
 HELP = "say how far a disk's handshake got, why it stopped, and what to look at next"
@@ -27,15 +28,15 @@ def run(options: argparse.Namespace) -> int:
 
 def story(told: dict[str, Any]) -> str:
     """What people read."""
-    lines = [f"{told['disk']} ({told['vdev']}), backend {told['backend']}"]
+    lines = [f"{quoted(told['disk'])} ({told['vdev']}), backend {told['backend']}"]
     facts = [(end, _states(told, end)) for end in ("backend", "frontend")]
     if told.get("target"):
         size = told.get("size")
         facts.append(("target", f"{told['target']}, {units.format_size(size)}" if size else str(told["target"])))
     lines += [f"  {line}" for line in render.facts(facts).splitlines()]
     lines.append(f"{told['verdict']}: {told['why']}")
-    lines += [f"warning: {text}" for text in told.get("warnings", ())]
-    return "\n".join([*lines, *(f"  {hint}" for hint in told["look"])])
+    lines += [f"warning: {warning}" for warning in told.get("warnings", ())]
+    return "\n".join(map(printable, [*lines, *(f"  {hint}" for hint in told["look"])]))
 
 
 def _states(told: dict[str, Any], end: str) -> str:
@@ -45,7 +46,7 @@ def _states(told: dict[str, Any], end: str) -> str:
         return "-"
     first, *later = steps
     chain = " -> ".join([first["state"], *(f"{step['state']} {_seconds(step['seconds'])}" for step in later)])
-    if "seconds" in told:
+    if told["seconds"] is not None:
         chain += f", for {_seconds(told['seconds'] - steps[-1]['seconds'])}"
     return chain
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from xenvbd.cli import client, render
 
@@ -15,12 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """A table; names only with --quiet; an array with --json."""
+    """A table; one word a disk with --quiet; an array with --json."""
     disks = client.call(options, "list", domain=options.domain)["disks"]
     if options.json:
         print(render.as_json(disks))
     elif options.quiet:
-        print("".join(f"{disk['disk']}\n" for disk in disks), end="")
+        print("".join(f"{render.word(disk)}\n" for disk in disks), end="")
     else:
-        print(render.disk_table(disks))
+        print(render.disk_table(disks, render.terminal(sys.stdout)))
     return 0

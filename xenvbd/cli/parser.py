@@ -2,22 +2,46 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import xenvbd
 from xenvbd import errors
-from xenvbd.cli import attach, bench, detach, doctor, explain, listing, options, restart, resume, serve, show, sim
+from xenvbd.cli import (
+    attach,
+    bench,
+    detach,
+    doctor,
+    explain,
+    listing,
+    options,
+    render,
+    restart,
+    resume,
+    serve,
+    show,
+    sim,
+)
+from xenvbd.text import printable
 
 VERBS = (serve, attach, detach, listing, show, explain, resume, restart, doctor, sim, bench)
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are two lines: what is wrong, and where the help is."""
+    """An ArgumentParser whose errors are two lines, what is wrong and where the help is, or one of JSON."""
+
+    def __init__(self, *args: Any, as_json: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.as_json = as_json
 
     def error(self, message: str) -> NoReturn:
-        self.exit(errors.USAGE, f"{self.prog}: {message}\n{' ' * len(self.prog)}  see {self.prog} --help\n")
+        hint = f"see {self.prog} --help"
+        if self.as_json:
+            wrong = errors.PropertyError(errno.EINVAL, message)
+            self.exit(errors.USAGE, render.error(wrong, errors.USAGE, hint) + "\n")
+        self.exit(errors.USAGE, f"{self.prog}: {printable(message)}\n{' ' * len(self.prog)}  {hint}\n")
 
 
 class Listing(argparse.Action):
@@ -58,9 +82,15 @@ def add_global(parser: argparse.ArgumentParser, top: bool) -> None:
     parser.add_argument("--short-options", action=Listing)
 
 
-def build() -> argparse.ArgumentParser:
-    """The parser.  What it returns has .run, the verb's function of the parsed options."""
-    parser = Parser(prog="xenvbd", allow_abbrev=False,
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON, also one that is wrong."""
+    options = words[:words.index("--")] if "--" in words else words
+    return "--json" in options
+
+
+def build(as_json: bool = False) -> argparse.ArgumentParser:
+    """The parser.  What it returns has .run, the verb's function of the parsed options.  as_json: errors are that."""
+    parser = Parser(prog="xenvbd", allow_abbrev=False, as_json=as_json,
                     description="Serve disks to Xen guests: a Xen virtual block device (vbd) backend for Linux.",
                     epilog="A disk is named DOMAIN:VDEV, as in web1:xvda.  xenvbd VERB --help says more.")
     parser.add_argument("--version", action="version", version=f"xenvbd {xenvbd.__version__}")
@@ -69,7 +99,7 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         one = verbs.add_parser(verb.NAME, help=verb.HELP, description=verb.HELP[0].upper() + verb.HELP[1:] + ".",
-                               allow_abbrev=False, epilog=getattr(verb, "EPILOG", None))
+                               allow_abbrev=False, as_json=as_json, epilog=getattr(verb, "EPILOG", None))
         verb.add_arguments(one)
         add_global(one, top=False)
         one.set_defaults(run=verb.run, verb=verb.NAME)

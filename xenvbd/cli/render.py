@@ -1,35 +1,58 @@
 """What people and programs read: tables, indented facts, JSON, figures with three significant digits."""
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
-from xenvbd import units
+from xenvbd import errors, text, units
+from xenvbd.text import cut, cut_start, padded, printable, quoted, width
 
 Disk = Mapping[str, Any]
 
-LIST_HEADER = ("DISK", "STATE", "SIZE", "MODE", "TARGET", "RINGS", "GRANTS", "NOTE")
+LEAST_COLUMNS = 12                  # of a target in a table
+LIST_HEADER = ("DISK", "ID", "STATE", "SIZE", "MODE", "TARGET", "RINGS", "GRANTS", "NOTE")
 
 
 def as_json(value: Any) -> str:
     """One line of JSON; a list of disks is one array."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.as_json(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns aligned to their widest cell, two spaces between, no trailing blanks."""
-    lines = [tuple(header), *(tuple(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+def error(exc: OSError, status: int, hint: str | None) -> str:
+    """What is said of a failure with --json."""
+    return as_json({"error": {**errors.to_json(exc), "exit-status": status, "hint": hint}})
+
+
+def terminal(out: TextIO) -> int | None:
+    """The columns of the terminal that this is; None if it is none, or has no size (a serial line)."""
+    try:
+        return (os.get_terminal_size(out.fileno()).columns or None) if out.isatty() else None
+    except (OSError, ValueError):
+        return None
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], columns: int | None = None,
+          long: int | None = None) -> str:
+    """Columns aligned to their widest cell, two spaces between, no trailing blanks.
+
+    columns: of the terminal, which no line is wider than; long: the column that is cut first, at its start."""
+    lines = [tuple(header), *(tuple(map(printable, row)) for row in rows)]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(header))]
+    if columns is not None and long is not None:
+        excess = sum(widths) + 2 * (len(widths) - 1) - columns
+        widths[long] = min(widths[long], max(widths[long] - excess, LEAST_COLUMNS))
+        lines = [(*line[:long], cut_start(line[long], widths[long]), *line[long + 1:]) for line in lines]
+    whole = ("  ".join(map(padded, line, widths)).rstrip() for line in lines)
+    return "\n".join(whole if columns is None else (cut(line, columns) for line in whole))
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Name and value a line, the values aligned."""
     rows = list(pairs)
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in rows)
+    widest = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name.ljust(widest)}  {printable(value)}".rstrip() for name, value in rows)
 
 
 def state(disk: Disk) -> str:
@@ -59,13 +82,20 @@ def disk_size(disk: Disk) -> str:
 
 def disk_row(disk: Disk) -> tuple[str, ...]:
     """One line of `xenvbd list`."""
-    return (disk["disk"], state(disk), disk_size(disk), disk.get("mode") or "-", disk.get("target") or "-",
-            rings(disk), grants(disk), disk.get("note") or "")
+    return (quoted(disk["disk"]), flat(disk.get("domid")), state(disk), disk_size(disk), disk.get("mode") or "-",
+            disk.get("target") or "-", rings(disk), grants(disk), disk.get("note") or "")
 
 
-def disk_table(disks: Sequence[Disk]) -> str:
-    """What `xenvbd list` prints."""
-    return table(LIST_HEADER, [disk_row(disk) for disk in disks])
+def disk_table(disks: Sequence[Disk], columns: int | None = None) -> str:
+    """What `xenvbd list` prints, on a terminal of so many columns."""
+    return table(LIST_HEADER, [disk_row(disk) for disk in disks], columns, LIST_HEADER.index("TARGET"))
+
+
+def word(disk: Disk) -> str:
+    """The disk as one word of any command line: by its domain's number if the name would need quoting, or is shown
+    other than it is."""
+    name = str(disk["disk"])
+    return name if quoted(name) == name or disk.get("domid") is None else f"{disk['domid']}:{disk['name']}"
 
 
 def flat(value: Any) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 from xenvbd import __version__, errors
 from xenvbd.cli import client, render
 from xenvbd.cli import options as types
+from xenvbd.text import printable, quoted
 
 NAME = "restart"
 HELP = "replace a disk's worker, the manager, or all of them, without the guests noticing more than a pause"
 LOOK_SECONDS = 0.05
+FIELDS = ("disk", "domid", "was", "pid", "version")         # of what was replaced: of a manager disk is None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +38,9 @@ def run(options: argparse.Namespace) -> int:
         print(render.as_json(done))
         return 0
     for each in done if options.verbose else ():
-        print(f"{each.get('disk', 'manager')}: process {each['pid'] or '-'}")
+        print(f"{quoted(each['disk'] or 'manager')}: process {each['pid'] or '-'}")
     for sentence in _undone(options, done):
-        print(f"xenvbd: {sentence}", file=sys.stderr)
+        print(f"xenvbd: {printable(sentence)}", file=sys.stderr)
     return 0
 
 
@@ -46,8 +48,9 @@ def _undone(options: argparse.Namespace, done: list[dict[str, Any]]) -> list[str
     """What was not done because there was nothing to do, as sentences."""
     if options.all and len(done) == 1:
         return ["no worker was replaced: there is no connected disk"]
-    return [f"{each['disk']}: its worker (process {each['was']}) has ended, and no disk of the domain was connected: "
-            "the next one starts with the next disk that is" for each in done if "was" in each and each["pid"] is None]
+    return [f"{quoted(each['disk'])}: its worker (process {each['was']}) has ended, and no disk of the domain was "
+            "connected: the next one starts with the next disk that is"
+            for each in done if each["was"] and not each["pid"]]
 
 
 def _manager(options: argparse.Namespace) -> dict[str, Any]:
@@ -60,14 +63,14 @@ def _manager(options: argparse.Namespace) -> dict[str, Any]:
         except errors.ControlError:
             now = before
         if now["started"] != before["started"]:
-            return {"pid": now["pid"], "version": now["version"]}
+            return dict.fromkeys(FIELDS) | {"pid": now["pid"], "version": now["version"]}
         time.sleep(LOOK_SECONDS)
     raise errors.ControlError(errno.ETIMEDOUT, f"the manager did not come back in {options.timeout:g} s; workers "
                               f"serve on, `xenvbd serve` of version {__version__} takes them over")
 
 
 def _worker(options: argparse.Namespace, disk: str) -> dict[str, Any]:
-    return client.call(options, "restart", disk=disk, timeout=options.timeout)
+    return dict.fromkeys(FIELDS) | client.call(options, "restart", disk=disk, timeout=options.timeout)
 
 
 def _workers(options: argparse.Namespace, done: list[dict[str, Any]]) -> None:
@@ -85,13 +88,15 @@ def _workers(options: argparse.Namespace, done: list[dict[str, Any]]) -> None:
     for other in refused[1:]:
         print(f"xenvbd: {other}", file=sys.stderr)
     for first in refused[:1]:
-        replaced = ", ".join(each.get("disk", "the manager") for each in done)
+        replaced = ", ".join(quoted(each["disk"]) if each["disk"] else "the manager" for each in done)
         raise type(first)(first.errno or errno.EIO, f"{first.message} (replaced: {replaced})",
                           disk=first.disk, path=first.path)
 
 
 def _disks(options: argparse.Namespace) -> list[str]:
-    """A disk of each domain that has a worker whose disks another can go on with."""
+    """A disk of each domain that has a worker whose disks another can go on with, by number: a name may be another's
+    when its turn comes."""
     disks = client.call(options, "list")["disks"]
-    of = {disk["domid"]: disk["disk"] for disk in disks if disk["pid"] is not None and disk["plane"] == "running"}
+    of = {disk["domid"]: f"{disk['domid']}:{disk['name']}" for disk in disks
+          if disk["pid"] is not None and disk["plane"] == "running"}
     return list(of.values())

@@ -129,7 +129,7 @@ class Simulation:
 
     def keep(self) -> None:
         """Stay up until a signal."""
-        self.view.line("the machine stays up until Ctrl-C", always=True)
+        self.view.line("the machine stays up until Ctrl-C", always=not self.options.json)
         with contextlib.suppress(KeyboardInterrupt):
             self.wait(lambda: False)
 
@@ -137,7 +137,7 @@ class Simulation:
         """Take every disk from its guest, those too that an admin has attached."""
         client = self.machine.client()
         for disk in client.call("list")["disks"]:
-            client.call("detach", disk=disk["disk"], wait=True)
+            client.call("detach", disk=f"{disk['domid']}:{disk['name']}", wait=True)
 
     # What is heard
 
@@ -177,7 +177,9 @@ class Simulation:
                   for disk in self.disks.values() if disk.frontend]
         good = all(total["ok"] for total in totals)
         if self.options.json:
-            print(render.as_json({"ok": good, "disks": totals}), flush=True)
+            stays = self.options.keep
+            print(render.as_json({"ok": good, "disks": totals, "socket": self.machine.socket if stays else None,
+                                  "hypervisor": self.machine.spec if stays else None}), flush=True)
         else:
             self.view.line(always=True)
             self.view.line(report.text(totals), always=True)
