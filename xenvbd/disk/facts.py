@@ -1,4 +1,4 @@
-"""What can be learnt about an open image: block sizes, direct I/O, discard, who has a busy device."""
+"""What can be learnt about an open image: block sizes, direct I/O, discard."""
 from __future__ import annotations
 
 import errno
@@ -49,18 +49,6 @@ def discard(fd: int, status: os.stat_result, physical: int) -> tuple[bool, int, 
     except OSError:
         return False, block, 0
     return True, block, 0
-
-
-def device_user(rdev: int) -> str:
-    """Who has a block device for itself: "mounted on /srv", "part of dm-0", or a guess."""
-    number = f"{os.major(rdev)}:{os.minor(rdev)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == number:
-            return f"mounted on {fields[4]}"
-    holders = Path(f"/sys/dev/block/{number}/holders")
-    names = sorted(entry.name for entry in holders.iterdir()) if holders.is_dir() else []
-    return f"part of {', '.join(names)}" if names else "another process has it for itself (swap, LVM, RAID)"
 
 
 def _is_memory(fd: int) -> bool:

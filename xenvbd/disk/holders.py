@@ -81,6 +81,12 @@ def holders(fd: int, wanted: Range | None = None, disks_of: DisksOf = nobody) ->
     return [name for pid in sorted(pids) if (name := _named(pid, disks_of(pid, status)))]
 
 
+def openers(status: os.stat_result, disks_of: DisksOf = nobody) -> list[str]:
+    """Who has a block device open, by any of its nodes, named as holders() does."""
+    return [name for pid in _processes() if any(_is_open(pid, number, status) for number in _numbers(f"/proc/{pid}/fd"))
+            and (name := _named(pid, disks_of(pid, status)))]
+
+
 def locks(fd: int, wanted: Range | None = None) -> list[Lock]:
     """The locks on this file that the kernel knows and that are in the way of wanted."""
     file = identity(fd)
@@ -130,6 +136,15 @@ def _describing(file: str, status: os.stat_result, wanted: Range | None) -> Iter
             if any(wanted is None or lock.bytes.conflicts(wanted) for lock in found) and _is(pid, descriptor, status):
                 yield pid
                 break
+
+
+def _is_open(pid: int, descriptor: int, status: os.stat_result) -> bool:
+    """Only what is in /dev is looked at: to look at a file of a server that is gone takes for ever."""
+    link = f"/proc/{pid}/fd/{descriptor}"
+    try:
+        return os.readlink(link).startswith("/dev/") and os.stat(link).st_rdev == status.st_rdev
+    except OSError:
+        return False
 
 
 def _is(pid: int, descriptor: int, status: os.stat_result) -> bool:

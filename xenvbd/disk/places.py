@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xenvbd.disk import facts, kernel, links
+from xenvbd.disk import kernel, links, users
 from xenvbd.disk.locks import WAIT_STEP
-from xenvbd.errors import ClaimError, Error, PolicyError, TargetError
+from xenvbd.errors import Error, PolicyError, TargetError
 
 KINDS = {
     stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a character device", stat.S_IFDIR: "a directory",
@@ -148,7 +148,7 @@ def make_blocking(fd: int, path: str, *, read_only: bool) -> None:
 
 def _why_not_opened(path: str, where: int, error: OSError) -> Error:
     if error.errno == errno.EBUSY:
-        return ClaimError(errno.EBUSY, f"in use: {facts.device_user(os.fstat(where).st_rdev)}", path=path)
+        return users.refusal(os.fstat(where), path)
     hint = {errno.EROFS: "; attach it read-only (--ro, access=ro)", errno.EACCES: f" for user {os.geteuid()}",
             errno.ETXTBSY: "; it is a swap file or a running program"}.get(error.errno or 0, "")
     return TargetError(error.errno or errno.EIO, f"{error.strerror}{hint}", path=path)
