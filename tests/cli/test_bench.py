@@ -46,6 +46,16 @@ def test_a_file_is_read_through_io_uring_within_the_size_asked_for(tmp_path: Pat
     assert f"target     {image}, engine " in out and "polling linux guest" in out
 
 
+@pytest.mark.parametrize("rw", ["randread", "randwrite"])
+def test_a_file_larger_than_memory_needs_memory_for_what_is_touched(rw: str, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(1 << 40)
+    status, out, err = Command(tmp_path, "--json", "bench", str(image), "--rw", rw, "--bs", "512", "--write-target",
+                               "--seconds", "300ms").end()
+    assert (status, err) == (0, "") and json.loads(out)["iops"] > 0
+
+
 def test_progress_goes_to_the_descriptor_and_not_to_stderr(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     command = Command(tmp_path, "bench", "null:1G", "--seconds", "300ms", "--progress", str(writer),

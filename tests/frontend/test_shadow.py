@@ -1,5 +1,6 @@
 """What may be read from a sector, and how a wrong one is named."""
 import hashlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from xenvbd.frontend.shadow import Shadow
 
 ZEROS = bytes(512)
+CHUNK = 2048                    # sectors that are touched or forgotten together
 
 
 def written(shadow: Shadow, sector: int, count: int = 1) -> bytes:
@@ -150,6 +152,55 @@ def test_a_disk_that_grows_reads_zeros_behind() -> None:
     data = written(shadow, 7)
     shadow.resize(16)
     assert shadow.mismatch(7, data + ZEROS * 8) is None
+
+
+def test_what_a_larger_disk_held_behind_is_gone_when_it_grows_again() -> None:
+    shadow = Shadow(3 * CHUNK)
+    for sector in (10, CHUNK, 3 * CHUNK - 1):
+        written(shadow, sector)
+    shadow.unknown(CHUNK, CHUNK)
+    shadow.resize(9)
+    shadow.resize(5 * CHUNK)
+    assert [shadow.mismatch(sector, ZEROS) for sector in (10, CHUNK, 3 * CHUNK - 1, 5 * CHUNK - 1)] == [None] * 4
+    assert shadow.mismatch(CHUNK + 1, b"x" * 512)
+
+
+@pytest.mark.parametrize("first, count", [(0, 4 * CHUNK), (5, 3 * CHUNK), (CHUNK, CHUNK), (CHUNK - 1, 2), (7, 1)])
+def test_a_forgotten_region_may_hold_anything_and_the_rest_what_it_did(first: int, count: int) -> None:
+    shadow = Shadow(4 * CHUNK)
+    shadow.unknown(first, count)
+    for sector in {0, first - 1, first, first + count - 1, first + count, 4 * CHUNK - 1} & set(range(4 * CHUNK)):
+        inside = first <= sector < first + count
+        assert (shadow.mismatch(sector, b"x" * 512) is None) == inside, sector
+        assert shadow.uncertain(sector, 1) == [sector] * inside
+    written(shadow, first)
+    assert shadow.mismatch(first, ZEROS) is not None
+    assert count == 1 or shadow.mismatch(first + 1, b"x" * 512) is None
+
+
+def test_what_is_written_in_a_forgotten_region_is_certain_again() -> None:
+    shadow = Shadow(2 * CHUNK)
+    shadow.unknown(0, 2 * CHUNK)
+    for sector in range(2 * CHUNK):
+        written(shadow, sector)
+    assert shadow.uncertain(0, 2 * CHUNK) == []
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_disk_larger_than_memory_takes_what_is_touched() -> None:
+    sectors, before = 16 << 40 >> 9, resident()
+    shadow = Shadow(sectors)
+    for sector in range(0, sectors, sectors // 100):
+        assert shadow.mismatch(sector, ZEROS) is None
+        written(shadow, sector)
+    shadow.resize(2 * sectors)
+    shadow.unknown(0, 2 * sectors)
+    assert shadow.mismatch(2 * sectors - 1, b"x" * 512) is None
+    assert resident() - before < 128 << 20, "it takes more than a byte a MiB, and what was written"
 
 
 def test_no_disk_has_so_many_sectors() -> None:

@@ -47,6 +47,8 @@ cdef extern from * nogil:
     """
     uint64_t xenvbd_scale(uint64_t random, uint64_t range)      # uniform in [0, range)
 
+cdef uint64_t MOST_BUSY = 1 << 16       # a power of two, far more than there are ever requests in flight
+
 cdef enum outcome:
     MORE = 1
     FINISHED = 2
@@ -76,8 +78,8 @@ cdef class Load:
     cdef Shadow shadow
     cdef bytearray counters
     cdef xenvbd_stats *stats
-    cdef uint8_t *busy
-    cdef uint64_t nr_blocks, cursor, random, limit, sent, end, started, stopped, last_answer, timeout
+    cdef uint8_t *busy                  # by the block's lower bits: another that shares them is left for later as well
+    cdef uint64_t busy_mask, nr_blocks, cursor, random, limit, sent, end, started, stopped, last_answer, timeout
     cdef uint64_t first, sectors, verified_sectors, cpu
     cdef uint64_t out0, in0, wakeups0, pushes0
     cdef uint32_t block, depth, batch, read_share, since_flush, since_discard, flush_every, discard_every
@@ -124,7 +126,9 @@ cdef class Load:
         self.stats = <xenvbd_stats *><char *>self.counters
         self.stats.magic = XENVBD_STATS_MAGIC
         if self.writes:
-            self.busy = <uint8_t *>calloc(self.nr_blocks, 1)
+            while self.busy_mask < self.nr_blocks - 1 and self.busy_mask < MOST_BUSY - 1:
+                self.busy_mask = self.busy_mask << 1 | 1
+            self.busy = <uint8_t *>calloc(self.busy_mask + 1, 1)
             if self.busy is NULL:
                 raise MemoryError()
             if not self.verifying:
@@ -152,7 +156,7 @@ cdef class Load:
         block = self.cursor % self.nr_blocks if self.sequential else xenvbd_scale(self.rand(), self.nr_blocks)
         if self.busy is not NULL:
             for tries in range(64):
-                if not self.busy[block]:
+                if not self.busy[block & self.busy_mask]:
                     break
                 if self.sequential or tries == 63:
                     return -1
@@ -204,7 +208,7 @@ cdef class Load:
         if s.operation == BLKIF_OP_FLUSH_DISKCACHE:
             return
         if self.busy is not NULL:
-            self.busy[block] = 1
+            self.busy[<uint64_t>block & self.busy_mask] = 1
         if s.operation == BLKIF_OP_WRITE and self.verifying:
             s.version = self.shadow.begin(s.sector, s.sectors)
             self.queue.fill(index, self.shadow)
@@ -227,7 +231,7 @@ cdef class Load:
         elif s.status == BLKIF_RSP_OKAY and s.version:
             self.shadow.commit(s.sector, s.sectors, s.version)
         if self.busy is not NULL and s.operation != BLKIF_OP_FLUSH_DISKCACHE:
-            self.busy[(s.sector - self.first) // self.block] = 0
+            self.busy[(s.sector - self.first) // self.block & self.busy_mask] = 0
         self.account(s, now)
         return self.queue.release(index)
 

@@ -11,6 +11,15 @@ cdef enum shadow_flags:
     SHADOW_ZERO = 2     # zeros may be read as well: a discard (blkif.h: a hint)
     SHADOW_LITERAL = 4  # not a pattern; `stable` is the hash of the bytes
 
+cdef enum:
+    CHUNK = 2048        # sectors
+
+cdef enum chunk_state:
+    UNTOUCHED = 0       # as the disk was: none of its states is in memory
+    TOUCHED = 1
+    FORGOTTEN = 2       # anything may be read anywhere in it: none of its states is in memory
+    OPENING = 3         # from FORGOTTEN to TOUCHED, by one of the queues' threads
+
 cdef struct sector_state:
     uint64_t stable     # the lowest version that may be read; 0: never written
     uint64_t latest     # the highest version that was ever sent, << 3 | flags
@@ -19,12 +28,18 @@ cdef struct sector_state:
 cdef class Shadow:
     """One disk's shadow.  blank: a sector never written reads as zeros; otherwise it may hold anything."""
     cdef sector_state *map
+    cdef uint8_t *chunks                # a chunk_state each
+    cdef size_t room                    # sectors that the map has room for
     cdef readonly uint64_t sectors
     cdef readonly uint64_t seed
     cdef readonly uint64_t version      # the last one given out
     cdef readonly bint blank
     cdef dict literals
 
+    cdef sector_state at(self, uint64_t sector) noexcept nogil
+    # The state of a sector, to be changed.
+    cdef sector_state *touch(self, uint64_t sector) noexcept nogil
+    cdef void open_chunk(self, uint64_t chunk) noexcept nogil
     # A write goes out: the next version, which may be read from now on.  commit(): it was answered OKAY, and nothing
     # else was in flight on these sectors.  A write that failed is never committed: old and new may be read.
     cdef uint64_t begin(self, uint64_t sector, uint64_t count) noexcept nogil

@@ -2,12 +2,22 @@
 
 A sector of pattern is 64 words: its number, the version, the seed, and 61 words that follow from the three, so a
 sector that is torn, old, or another's is told from a right one and can be named (Shadow.explain).
+
+A disk may be larger than memory: the states are reserved address space, of which only what was touched takes memory, in
+chunks.  A region that is forgotten as a whole is so by its chunks.
 """
 cimport cython
-from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memset
 
 import hashlib
+
+cdef extern from "sys/mman.h" nogil:
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MREMAP_MAYMOVE, MADV_DONTNEED
+    void *MAP_FAILED
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    void *mremap(void *old, size_t old_size, size_t new_size, int flags)
+    int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
 
 cdef extern from * nogil:
     """
@@ -21,7 +31,12 @@ cdef extern from * nogil:
 cdef extern from * nogil:
     enum:
         __ATOMIC_RELAXED
+        __ATOMIC_ACQUIRE
+        __ATOMIC_RELEASE
     uint64_t next_version "__atomic_add_fetch"(uint64_t *p, uint64_t count, int order) noexcept
+    uint8_t load_chunk "__atomic_load_n"(uint8_t *p, int order) noexcept
+    void store_chunk "__atomic_store_n"(uint8_t *p, uint8_t state, int order) noexcept
+    bint swap_chunk "__atomic_compare_exchange_n"(uint8_t *p, uint8_t *was, uint8_t to, bint weak, int, int) noexcept
 
 cdef uint64_t LAST_SECTOR = <uint64_t>1 << 54
 
@@ -76,49 +91,102 @@ cdef uint64_t hash_sector(const uint64_t *words) noexcept nogil:
 cdef uint64_t HASH_OF_ZEROS = hash_sector(ZEROS)
 
 
+cdef inline size_t states_size(uint64_t sectors) noexcept nogil:
+    """Bytes of the states of whole chunks, one more than the sectors need."""
+    return (sectors // CHUNK + 1) * CHUNK * sizeof(sector_state)
+
+
+cdef inline size_t chunks_size(uint64_t sectors) noexcept nogil:
+    return sectors // CHUNK + 1
+
+
+cdef void *reserve(size_t size) noexcept nogil:
+    """Address space that reads as zeros and takes memory where it is written; NULL: there is none."""
+    cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    return NULL if p == MAP_FAILED else p
+
+
 cdef class Shadow:
     """Shadow(sectors, seed=1, blank=True): the shadow of a disk of so many 512-byte sectors.
 
     blank: what was never written must read as zeros; otherwise it may hold anything.  Memory: 16 bytes a
-    sector, taken as sectors are written.  Raises MemoryError, and ValueError for a size no disk has.
+    sector, taken as sectors are written, and a byte a MiB.  Raises MemoryError, and ValueError for a size no disk has.
     """
 
     def __cinit__(self, uint64_t sectors, uint64_t seed=1, bint blank=True):
         if sectors > LAST_SECTOR:
             raise ValueError(f"{sectors} sectors: no disk is that large")
-        self.map = <sector_state *>calloc(sectors + 1, sizeof(sector_state))
-        if self.map is NULL:
+        self.sectors, self.room, self.seed, self.blank, self.literals = sectors, sectors, seed, blank, {}
+        self.map, self.chunks = <sector_state *>reserve(states_size(sectors)), <uint8_t *>reserve(chunks_size(sectors))
+        if self.map is NULL or self.chunks is NULL:
             raise MemoryError()
-        self.sectors, self.seed, self.blank, self.literals = sectors, seed, blank, {}
 
     def __dealloc__(self):
-        free(self.map)
+        if self.map is not NULL:
+            munmap(self.map, states_size(self.room))
+        if self.chunks is not NULL:
+            munmap(self.chunks, chunks_size(self.room))
+
+    cdef inline sector_state at(self, uint64_t sector) noexcept nogil:
+        """The state of a sector; looking takes no memory."""
+        cdef uint8_t chunk = load_chunk(&self.chunks[sector // CHUNK], __ATOMIC_ACQUIRE)
+        cdef sector_state s
+        if chunk == TOUCHED:
+            return self.map[sector]
+        s.stable, s.latest = 0, SHADOW_UNKNOWN if chunk else 0
+        return s
+
+    cdef inline sector_state *touch(self, uint64_t sector) noexcept nogil:
+        if load_chunk(&self.chunks[sector // CHUNK], __ATOMIC_ACQUIRE) != TOUCHED:
+            self.open_chunk(sector // CHUNK)
+        return &self.map[sector]
+
+    cdef void open_chunk(self, uint64_t chunk) noexcept nogil:
+        """Have the states of a chunk in memory.  The queues' regions may meet in it, so only one thread writes them."""
+        cdef uint8_t was = FORGOTTEN
+        cdef uint64_t i
+        if swap_chunk(&self.chunks[chunk], &was, OPENING, False, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE):
+            for i in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+                self.map[i].latest = SHADOW_UNKNOWN
+        elif was == OPENING:
+            while load_chunk(&self.chunks[chunk], __ATOMIC_ACQUIRE) == OPENING:
+                pass
+            return
+        store_chunk(&self.chunks[chunk], TOUCHED, __ATOMIC_RELEASE)
 
     cdef uint64_t begin(self, uint64_t sector, uint64_t count) noexcept nogil:
         cdef uint64_t i
         cdef uint64_t version = next_version(&self.version, 1, __ATOMIC_RELAXED)      # queues share it
+        cdef sector_state *s
         for i in range(sector, min(sector + count, self.sectors)):
+            s = self.touch(i)
             # A literal leaves no range of versions to lie in: until the write is answered, anything may be read.
-            if self.map[i].latest & SHADOW_LITERAL:
-                self.map[i].latest = SHADOW_UNKNOWN
-            self.map[i].latest = version << 3 | (self.map[i].latest & 7)
+            if s.latest & SHADOW_LITERAL:
+                s.latest = SHADOW_UNKNOWN
+            s.latest = version << 3 | (s.latest & 7)
         return version
 
     cdef void commit(self, uint64_t sector, uint64_t count, uint64_t version) noexcept nogil:
         cdef uint64_t i
+        cdef sector_state *s
         for i in range(sector, min(sector + count, self.sectors)):
-            self.map[i].stable = version
-            self.map[i].latest = version << 3
+            s = self.touch(i)
+            s.stable, s.latest = version, version << 3
 
     cdef void discard(self, uint64_t sector, uint64_t count) noexcept nogil:
         cdef uint64_t i
         for i in range(sector, min(sector + count, self.sectors)):
-            self.map[i].latest |= SHADOW_ZERO
+            self.touch(i).latest |= SHADOW_ZERO
 
     cdef void forget(self, uint64_t sector, uint64_t count) noexcept nogil:
-        cdef uint64_t i
-        for i in range(sector, min(sector + count, self.sectors)):
-            self.map[i].latest |= SHADOW_UNKNOWN
+        cdef uint64_t i = sector, end = min(sector + count, self.sectors)
+        while i < end:
+            if i % CHUNK == 0 and i + CHUNK <= end and self.chunks[i // CHUNK] != TOUCHED:
+                self.chunks[i // CHUNK] = FORGOTTEN
+                i += CHUNK
+            else:
+                self.touch(i).latest |= SHADOW_UNKNOWN
+                i += 1
 
     cdef void fill(self, void *data, uint64_t sector, uint64_t count, uint64_t version) noexcept nogil:
         cdef uint64_t i
@@ -127,7 +195,7 @@ cdef class Shadow:
 
     cdef bint acceptable(self, const uint64_t *words, uint64_t sector) noexcept nogil:
         """Whether these bytes may be read from that sector."""
-        cdef sector_state s = self.map[sector]
+        cdef sector_state s = self.at(sector)
         cdef uint64_t version = s.latest >> 3
         if s.latest & SHADOW_UNKNOWN or (s.stable == 0 and not self.blank and not s.latest & SHADOW_LITERAL):
             return True
@@ -150,11 +218,13 @@ cdef class Shadow:
     cdef void settle(self, const void *data, uint64_t sector, uint64_t count) noexcept nogil:
         cdef uint64_t i
         cdef const uint64_t *words
+        cdef sector_state known
         cdef sector_state *s
         for i in range(count):
-            s, words = &self.map[sector + i], <const uint64_t *>data + i * WORDS
-            if s.latest == s.stable << 3 or s.latest == SHADOW_LITERAL:
+            known, words = self.at(sector + i), <const uint64_t *>data + i * WORDS
+            if known.latest == known.stable << 3 or known.latest == SHADOW_LITERAL:
                 continue
+            s = self.touch(sector + i)
             if is_zero(words):
                 s.stable, s.latest = HASH_OF_ZEROS, SHADOW_LITERAL
             elif is_pattern(words, self.seed, sector + i, words[1]):
@@ -166,16 +236,34 @@ cdef class Shadow:
 
     def resize(self, uint64_t sectors):
         """The disk has another size now; what was known of the sectors it keeps, stays.  Raises MemoryError."""
-        cdef sector_state *map
         if sectors > LAST_SECTOR:
             raise ValueError(f"{sectors} sectors: no disk is that large")
+        if sectors > self.room:
+            self._make_room(sectors)
         if sectors > self.sectors:
-            map = <sector_state *>realloc(self.map, (sectors + 1) * sizeof(sector_state))
-            if map is NULL:
-                raise MemoryError()
-            memset(map + self.sectors, 0, (sectors + 1 - self.sectors) * sizeof(sector_state))
-            self.map = map
+            self._begin_anew(self.sectors, sectors)
         self.sectors = sectors
+
+    def _make_room(self, uint64_t sectors):
+        cdef void *map = mremap(self.map, states_size(self.room), states_size(sectors), MREMAP_MAYMOVE)
+        cdef void *chunks
+        if map == MAP_FAILED:
+            raise MemoryError()
+        self.map = <sector_state *>map
+        chunks = mremap(self.chunks, chunks_size(self.room), chunks_size(sectors), MREMAP_MAYMOVE)
+        if chunks == MAP_FAILED:
+            self.map = <sector_state *>mremap(map, states_size(sectors), states_size(self.room), 0)   # shrinks in place
+            raise MemoryError()
+        self.chunks, self.room = <uint8_t *>chunks, sectors
+
+    def _begin_anew(self, uint64_t first, uint64_t end):
+        """These sectors, up to the disk's new end, were never written, whatever a larger disk before had there."""
+        cdef uint64_t chunk = (first + CHUNK - 1) // CHUNK, last = end // CHUNK + 1
+        if first % CHUNK:
+            memset(self.touch(first), 0, (chunk * CHUNK - first) * sizeof(sector_state))
+        if chunk < last:
+            madvise(self.map + chunk * CHUNK, (last - chunk) * CHUNK * sizeof(sector_state), MADV_DONTNEED)
+            memset(self.chunks + chunk, UNTOUCHED, last - chunk)
 
     def bytes_of(self, uint64_t sector, uint64_t count, uint64_t version):
         """The pattern of count sectors from sector at a version, as bytes."""
@@ -204,11 +292,12 @@ cdef class Shadow:
         """The sectors from sector hold these bytes, no pattern.  ValueError: not whole sectors of this disk."""
         cdef const char *p = data
         cdef Py_ssize_t i
+        cdef sector_state *s
         if len(data) % SECTOR or sector + len(data) // SECTOR > self.sectors:
             raise ValueError(f"{len(data)} bytes at sector {sector} are not sectors of this disk")
         for i in range(len(data) // SECTOR):
-            self.map[sector + i].stable = hash_sector(<const uint64_t *>(p + i * SECTOR))
-            self.map[sector + i].latest = SHADOW_LITERAL
+            s = self.touch(sector + i)
+            s.stable, s.latest = hash_sector(<const uint64_t *>(p + i * SECTOR)), SHADOW_LITERAL
             self.literals[sector + i] = data[i * SECTOR:(i + 1) * SECTOR]
 
     def mismatch(self, uint64_t sector, bytes data):
@@ -224,7 +313,7 @@ cdef class Shadow:
     def _expected(self, uint64_t sector):
         if sector >= self.sectors:
             return f"an error, for the disk ends at sector {self.sectors}"
-        cdef sector_state s = self.map[sector]
+        cdef sector_state s = self.at(sector)
         if s.latest & SHADOW_LITERAL:
             return "the bytes written last" + (" or zeros (discarded)" if s.latest & SHADOW_ZERO else "")
         names = {(0, 0): "zeros (never written)"}
@@ -246,7 +335,7 @@ cdef class Shadow:
             return f"sector {found} version {version} of another run (seed {seed})"
         if found != sector:
             return f"sector {found} version {version} (another sector's data)"
-        return f"version {version} ({'stale' if version < self.map[sector].stable else 'never sent here'})"
+        return f"version {version} ({'stale' if version < self.at(sector).stable else 'never sent here'})"
 
     def _torn(self, uint64_t sector, bytes data):
         """Where a sector that is no pattern departs from the one its own header promises."""
@@ -272,9 +361,11 @@ cdef class Shadow:
 
     def uncertain(self, uint64_t sector, uint64_t count):
         """The sectors among these of which more than one content may be read, as a list."""
-        return [i for i in range(sector, min(sector + count, self.sectors))
-                if self.map[i].latest != self.map[i].stable << 3
-                and self.map[i].latest != SHADOW_LITERAL]
+        return [i for i in range(sector, min(sector + count, self.sectors)) if self._is_uncertain(i)]
+
+    def _is_uncertain(self, uint64_t sector):
+        cdef sector_state s = self.at(sector)
+        return s.latest != s.stable << 3 and s.latest != SHADOW_LITERAL
 
     def digest(self, uint64_t sectors=0):
         """SHA-256, in hex, of what the guest wrote to the first sectors (0: all), zeros where it never wrote.
@@ -295,7 +386,7 @@ cdef class Shadow:
         cdef uint64_t i
         cdef sector_state s
         for i in range(count):
-            s = self.map[first + i]
+            s = self.at(first + i)
             if s.latest == SHADOW_LITERAL:
                 if s.stable != HASH_OF_ZEROS:
                     out[i * SECTOR:(i + 1) * SECTOR] = self.literals[first + i]
