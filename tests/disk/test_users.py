@@ -154,7 +154,7 @@ class Host:
             table.write(f"30 1 {number} / {where} rw - ext4 /dev/x {how}\n")
 
     def uses(self, number: str) -> list[str]:
-        status = users._status_of(os.makedev(*map(int, number.split(":"))))
+        status = users.status_of(os.makedev(*map(int, number.split(":"))))
         return [f"{use.who}: {use.advice} [{'writes' if use.writes else 'reads'}]"
                 for use in users.uses(status, root=str(self.root))]
 

@@ -39,6 +39,13 @@ def of_device(rdev: int, *, root: str = "/") -> list[Mount]:
             or (mount.device.startswith("0:") and mount.kind in anonymous and _device(root, mount.source) == rdev)]
 
 
+def of_path(path: str, *, root: str = "/") -> Mount | None:
+    """The mount of our namespace that a path lies on, by its name alone: nothing there is looked at."""
+    found = [mount for mount in _parsed(_lines(f"{root}/proc/self/mountinfo"), None)
+             if Path(path).is_relative_to(mount.where)]
+    return max(found, key=lambda mount: len(mount.where), default=None)
+
+
 def _all(root: str) -> Iterator[Mount]:
     seen: set[str] = set()
     for process in ["self", *_processes(root)]:

@@ -69,11 +69,34 @@ def uses(status: os.stat_result, *, root: str = "/", disks_of: DisksOf = nobody)
     return found + list(_beneath(status.st_rdev, root, disks_of))
 
 
+Layer = tuple[str, int, int]            # "device", its number, 0; or "file", device, inode
+
+
+def share_storage(one: os.stat_result, other: os.stat_result, *, root: str = "/") -> bool:
+    """Whether what is written to one file or block device can change what is read from the other: they are the same, or
+    a disk and its partition, or one is a loop device over the other's file."""
+    mine, theirs = _layers(one, root), _layers(other, root)
+    relatives = {("device", rdev, 0) for what, number, _ in mine if what == "device"
+                 for _, rdev, _ in _relatives(number, root)}
+    return bool((mine | relatives) & theirs)
+
+
+def _layers(status: os.stat_result, root: str) -> set[Layer]:
+    """What it is, and what is beneath it while it is a loop device."""
+    if not stat.S_ISBLK(status.st_mode):
+        return {("file", status.st_dev, status.st_ino)}
+    found: set[Layer] = {("device", status.st_rdev, 0)}
+    for loop in loops.all_loops(root=root):
+        if loop.rdev == status.st_rdev:
+            found.add(("device", loop.backing, 0) if loop.backing else ("file", *loop.file))
+    return found
+
+
 def _device(rdev: int, root: str, depth: int, *, beneath: bool = True) -> Iterator[Use]:
     """The uses of one device, and of those that are over it."""
     for mount in mounts.of_device(rdev, root=root)[:1]:
         yield Use(str(mount), f"unmount {mount.where}", mount.writable)
-    status = _status_of(rdev)
+    status = status_of(rdev)
     yield from _swap(status, root)
     yield from _stacked(rdev, root, depth)
     if beneath:
@@ -168,7 +191,7 @@ def _sysfs(rdev: int, root: str) -> Path:
     return Path(root, f"sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
 
 
-def _status_of(rdev: int) -> os.stat_result:
+def status_of(rdev: int) -> os.stat_result:
     """A status that stands for a block device of that number."""
     return os.stat_result((stat.S_IFBLK, 0, 0, 0, 0, 0, 0, 0, 0, 0), {"st_rdev": rdev})
 
