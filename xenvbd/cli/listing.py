@@ -23,5 +23,6 @@ def run(options: argparse.Namespace) -> int:
     elif options.quiet:
         print("".join(f"{render.word(disk)}\n" for disk in disks), end="")
     else:
-        print(render.disk_table(disks, render.terminal(sys.stdout)))
+        size = render.terminal(sys.stdout)
+        print(render.disk_table(disks, size and size.columns))
     return 0

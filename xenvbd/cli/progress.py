@@ -6,8 +6,11 @@ import os
 import sys
 import time
 
+from xenvbd.cli import render
+
 SPINNER = "▝▗▖▘"
 WIDTH = 40
+BESIDE = 24                         # columns of all but the stars
 
 
 class Progress:
@@ -26,7 +29,7 @@ class Progress:
         spent = self.seconds if done else min(self.seconds, time.monotonic() - self.started)
         share = spent / self.seconds if self.seconds else 1.0
         if self.bar:
-            sys.stderr.write("\r\x1b[K" if done else "\r" + self.text(share, self.seconds - spent))
+            sys.stderr.write("\r\x1b[K" + ("" if done else self.text(share, self.seconds - spent)))
             sys.stderr.flush()
         if self.fd is not None and int(share * 100) != self.percent:
             self.percent = int(share * 100)
@@ -35,7 +38,9 @@ class Progress:
                 os.write(self.fd, b"%d/100\n" % self.percent)
 
     def text(self, share: float, left: float) -> str:
-        """The bar: a spinner, percent, stars, what is left."""
+        """The bar: a spinner, percent, stars, what is left; as wide as the terminal has room for."""
         self.turn += 1
-        stars = "*" * round(share * WIDTH)
-        return f"{SPINNER[self.turn % len(SPINNER)]} {share:4.0%} [{stars.ljust(WIDTH, '-')}] {left:.1f} s left"
+        size = render.terminal(sys.stderr)
+        stars = min(WIDTH, max(0, size.columns - BESIDE)) if size else WIDTH
+        bar = ("*" * round(share * stars)).ljust(stars, "-")
+        return f"{SPINNER[self.turn % len(SPINNER)]} {share:4.0%} [{bar}] {left:.1f} s left"

@@ -25,12 +25,13 @@ def error(exc: OSError, status: int, hint: str | None) -> str:
     return as_json({"error": {**errors.to_json(exc), "exit-status": status, "hint": hint}})
 
 
-def terminal(out: TextIO) -> int | None:
-    """The columns of the terminal that this is; None if it is none, or has no size (a serial line)."""
+def terminal(out: TextIO) -> os.terminal_size | None:
+    """The size of the terminal that this is; None if it is none, or tells no size (a serial line)."""
     try:
-        return (os.get_terminal_size(out.fileno()).columns or None) if out.isatty() else None
+        size = os.get_terminal_size(out.fileno()) if out.isatty() else None
     except (OSError, ValueError):
         return None
+    return size if size and size.columns and size.lines else None
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], columns: int | None = None,

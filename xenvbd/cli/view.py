@@ -6,6 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from xenvbd.cli import render
+from xenvbd.text import cut, padded, printable, width
+
 UP_AND_CLEAR = "\x1b[1A\x1b[2K"
 
 # The daemon's events that tell the story of a disk, and how; the states are told by the guest, which sees both ends.
@@ -26,6 +29,7 @@ class View:
         self.tty = self.out.isatty()
         self.started = time.monotonic()
         self._block: list[str] = []
+        self._drawn: list[str] = []
 
     @property
     def elapsed(self) -> float:
@@ -41,8 +45,8 @@ class View:
         self._draw()
 
     def happened(self, who: str, what: str) -> None:
-        """Write what has just happened, with its time."""
-        self.line(f"{self.elapsed:7.2f} s  {who:<14}  {what}")
+        """Write what has just happened, with its time, in one line of the terminal."""
+        self.line(self._cut(f"{self.elapsed:7.2f} s  {padded(who, 14)}  {what}"))
 
     def block(self, lines: Sequence[str]) -> None:
         """Show these lines now: in the place of the last block on a terminal, as lines elsewhere."""
@@ -57,17 +61,35 @@ class View:
         self._draw()
 
     def settle(self) -> None:
-        """The block stays as it is; what comes next goes below it."""
+        """The block stays as it is, whole; what comes next goes below it."""
+        self._erase()
+        for text in self._block:
+            print(self._cut(text), file=self.out)
         self._block = []
+        self.out.flush()
 
     def _erase(self) -> None:
-        if self._block:
-            self.out.write(UP_AND_CLEAR * len(self._block))
+        """Clear the rows of the block, which are more than were drawn if the terminal was made narrower since."""
+        size = render.terminal(self.out)
+        rows = sum(max(1, -(-width(text) // size.columns)) if size else 1 for text in self._drawn)
+        self.out.write(UP_AND_CLEAR * rows)
+        self._drawn = []
 
     def _draw(self) -> None:
-        for text in self._block:
+        """Draw of the block what the terminal has rows for: what has scrolled away cannot be drawn over."""
+        size = render.terminal(self.out)
+        shown = self._block
+        if size and len(shown) > (most := max(1, size.lines - 2)):
+            shown = [*shown[:most - 1], f"... and {len(shown) - most + 1} more"]
+        self._drawn = [self._cut(text) for text in shown]
+        for text in self._drawn:
             print(text, file=self.out)
         self.out.flush()
+
+    def _cut(self, text: str) -> str:
+        """The line, fit for the terminal; a column is left free, for some wrap after the last."""
+        size = render.terminal(self.out)
+        return cut(printable(text), size.columns - 1) if size else printable(text)
 
 
 def story(event: Mapping[str, Any]) -> str | None:
