@@ -164,14 +164,14 @@ def test_a_reload_with_a_rival_changes_nothing(b):
 
 
 def test_an_area_that_another_backend_was_faster_with_is_left_as_it_is(b, monkeypatch):
-    opening = Medium.open
+    surveying = Medium.survey
 
     def slow(*args, **options):
         with Store(b.sim.path(0)) as qemu:
             qemu.write(f"{BACKEND}/state", "2")
-        return opening(*args, **options)
+        return surveying(*args, **options)
 
-    monkeypatch.setattr(Medium, "open", slow)
+    monkeypatch.setattr(Medium, "survey", slow)
     backend(b)
     toolstack(b)
     b.until(lambda: b.node("state") == "2" and not b.backend.devices)

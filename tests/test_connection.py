@@ -8,6 +8,7 @@ import pytest
 from tests.support.manager import bench
 from tests.test_device import CLOSED, CONNECTED, INITWAIT, connected
 from xenvbd.config import DiskOptions
+from xenvbd.disk.claim import Claim
 from xenvbd.disk.locks import lock_image
 from xenvbd.errors import ClaimError, Error, HypervisorError, ProtocolError, TargetError
 from xenvbd.journal import Identity, Journal
@@ -118,12 +119,18 @@ def test_a_worker_whose_connection_is_lost_is_killed_before_another_follows(b, i
 
 def test_what_cannot_be_opened_yet_is_tried_again(b, image, monkeypatch):
     monkeypatch.setattr("xenvbd.adoption.RETRY_SECONDS", 0.02)
-    device = serving(b, image)
-    away = image.rename(image.with_name("away"))
+    device, opened = serving(b, image), Claim.image
+    refused = [TargetError(errno.EMFILE, "too many open files")]
+    monkeypatch.setattr(Claim, "image", lambda *args, **options: _raise(refused[0]) if refused else opened(
+        *args, **options))
     device.worker_lost(b.worker)
-    b.until(lambda: "No such file" in device.adopting)
-    away.rename(image)
+    b.until(lambda: "too many open files" in device.adopting)
+    refused.clear()
     b.until(lambda: device.connected)
+
+
+def _raise(exc):
+    raise exc
 
 
 def test_a_ring_that_its_next_worker_refuses_is_broken(b, image):
@@ -226,12 +233,15 @@ def test_a_journal_that_cannot_be_read_stops_nothing(b, image, monkeypatch, capl
     assert not device.flush_failed and "whether a flush of it failed cannot be told" in caplog.text
 
 
-def test_an_image_that_shrank_meanwhile_is_not_served(b, image):
+def test_an_image_that_shrank_meanwhile_is_not_served_until_it_is_as_long_again(b, image, monkeypatch):
+    monkeypatch.setattr("xenvbd.adoption.RETRY_SECONDS", 0.02)
     device = serving(b, image)
     os.truncate(image, 512)
     device.worker_lost(b.worker)
-    b.until(lambda: device.failed)
-    assert "512 bytes now" in b.node("error")
+    b.until(lambda: "has shrunk: it has 512 bytes" in device.adopting)
+    assert not device.failed and b.worker.calls == ["connect"]
+    os.truncate(image, 1 << 20)
+    b.until(lambda: device.connected)
 
 
 def test_it_is_taken_over_while_the_store_is_away(b, image):

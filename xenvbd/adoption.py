@@ -1,22 +1,22 @@
 """A new worker for a ring whose worker died or handed over: the image's lock first, then journal and ring.
 
 The lock keeps the dead worker's last writes from landing on top of the new one's, so it is waited for as long as it
-takes.  Only what a worker says of the ring itself, or the size of the image, is final; all else is tried again: what
-there was no memory or no descriptor for may be there in a second, and the guest waits for it.
+takes.  Only what a worker says of the ring itself is final; all else is tried again: what there was no memory or no
+descriptor for may be there in a second, an image that has shrunk may be made longer, and the guest waits for it.
 """
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from xenvbd import memory
-from xenvbd.errors import ProtocolError, TargetError
+from xenvbd.errors import ProtocolError
+from xenvbd.holding import Holding
 from xenvbd.host import Host, WorkerProcess
 from xenvbd.loop import Timer
-from xenvbd.medium import Medium
+from xenvbd.medium import Medium, refuse_shrunk
 from xenvbd.record import Record
 from xenvbd.trace import Limiter
 from xenvbd.workers import WorkerGone
@@ -30,13 +30,15 @@ log = logging.getLogger("xenvbd")
 class Adoption:
     """One ring to be taken over.  trouble: why that takes long; empty if it does not."""
 
-    def __init__(self, host: Host, key: str, record: Record, connecting: Callable[[WorkerProcess | None], None],
+    def __init__(self, host: Host, key: str, record: Record, holding: Holding,
+                 connecting: Callable[[WorkerProcess | None], None],
                  done: Callable[[dict[str, Any] | OSError], None]) -> None:
-        """connecting: told the worker that is asked, and None when another is to be; done: told its answer, if that is
-        final.  Nothing is called before start()."""
+        """holding: of the disk's image; connecting: told the worker that is asked, and None when another is to be;
+        done: told its answer, if that is final.  Nothing is called before start()."""
         assert record.agreement is not None
         self.trouble = ""
         self._host, self._key, self._record, self._queues = host, key, record, len(record.agreement.queues)
+        self._holding = holding
         self._connecting, self._done = connecting, done
         self._cancelled = threading.Event()
         self._give_up: Callable[[], None] = lambda: None
@@ -48,13 +50,13 @@ class Adoption:
         record, host = self._record, self._host
         try:
             host.worker(record.properties.domid)
+            wanted = self._holding.wanted(record.properties, record.engine)
         except OSError as exc:
             self._again(exc)
             return
         self._give_up = host.helpers.run(
             f"taking over {record.properties.target}",
-            lambda: Medium.fenced(record.properties, host.policy, record.engine, record.name, self._cancelled,
-                                  self._waits),
+            lambda: Medium.fenced(wanted, record.name, self._cancelled, self._waits),
             self._opened, seconds=FOREVER, dispose=Medium.close)
 
     def _waits(self, trouble: str) -> None:
@@ -71,22 +73,20 @@ class Adoption:
     def _opened(self, medium: Medium | OSError) -> None:
         self.trouble = ""
         if isinstance(medium, OSError):
-            self._again(medium)
+            self._again(self._holding.explained(medium))
             return
         try:
             self._connect(medium)
-        except (FileNotFoundError, TargetError) as exc:
+        except FileNotFoundError as exc:
             medium.close()
-            self._done(exc)         # no journal, or a shorter image
+            self._done(exc)         # no journal
         except OSError as exc:
             medium.close()
             self._again(exc)
 
     def _connect(self, medium: Medium) -> None:
         record = self._record
-        if medium.facts.size < record.facts.size:
-            raise TargetError(errno.ESTALE, f"the size of {record.properties.target} is {medium.facts.size} bytes now, "
-                              f"and {record.facts.size} were published", disk=record.name)
+        refuse_shrunk(record.properties, record.facts, medium.facts)
         assert record.agreement is not None
         host, domid = self._host, record.properties.domid
         worker = host.worker(domid)

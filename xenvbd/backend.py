@@ -20,6 +20,7 @@ from xenvbd.device import Device
 from xenvbd.errors import ClaimError, Error, NoSuchDisk, StoreError
 from xenvbd.helpers import Helpers
 from xenvbd.host import Host, Options
+from xenvbd.images import Images
 from xenvbd.lookup import Lookup
 from xenvbd.loop import Loop
 from xenvbd.medium import Policy
@@ -44,8 +45,9 @@ class Backend:
 
     def __init__(self, loop: Loop, store: Store, runtime: Runtime, workers: Workers, policy: Policy,
                  kinds: Sequence[str], options: Callable[..., Options], *,
-                 channels: Callable[[int, int], list[int]], rival: FindRival = rivals.find) -> None:
-        """kinds: the areas to claim, backend/KIND; channels: see host.Host; rival: finds another backend, as
+                 channels: Callable[[int, int], list[int]], rival: FindRival = rivals.find,
+                 images: Images | None = None) -> None:
+        """kinds: the areas to claim, backend/KIND; channels, images: see host.Host; rival: finds another backend, as
         rivals.find()."""
         self.loop, self.store, self.workers = loop, store, workers
         self._wanted = tuple(kinds)
@@ -56,6 +58,7 @@ class Backend:
         self._waiters: dict[Device, list[Callable[[], bool]]] = {}
         self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, channels, options,
                          self.names.of, store.domid,
+                         images=images or Images(), disk_name=self._name_of_key,
                          dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
         self._dirty: dict[Key, None] = {}
         self._scans: dict[tuple[str, int | None], None] = {}
@@ -106,11 +109,13 @@ class Backend:
             self.mark(key)
         self._domains_changed()
 
-    def close(self) -> None:
-        """Leave everything as it is: workers serve on."""
+    def close(self, *, leave_claims: bool = False) -> None:
+        """Leave everything as it is: workers serve on.  leave_claims: and the images' claims, which stay open."""
         for device in self.devices.values():
             device.close()
         self.workers.close()
+        if not leave_claims:
+            self.host.images.close()
 
     # Devices
 
@@ -199,6 +204,9 @@ class Backend:
         left = [waiter for waiter in self._waiters.pop(device, ()) if not waiter()]
         if left:
             self._waiters.setdefault(device, []).extend(left)
+
+    def _name_of_key(self, key: str) -> str:
+        return next((device.name for device in self.devices.values() if device.key == key), key)
 
     def _mark_device(self, device: Device) -> None:
         self.mark((device.areas.kind, device.domid, device.devid))
@@ -366,6 +374,7 @@ class Backend:
             return
         for key in serving:
             self._let_go(key)
+        self.host.images.disinherit({device.key for device in self.devices.values()})
         self.ready = True
         self._schedule()
 

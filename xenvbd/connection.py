@@ -17,8 +17,9 @@ from xenvbd.area import Areas
 from xenvbd.disk import ENGINES
 from xenvbd.errors import Error, StoreError, TargetError
 from xenvbd.features import Agreement
+from xenvbd.holding import Holding
 from xenvbd.host import Host, WorkerProcess
-from xenvbd.medium import Medium
+from xenvbd.medium import Medium, refuse_shrunk
 from xenvbd.properties import DiskFacts, Properties
 from xenvbd.record import Record
 from xenvbd.stalls import Request, Stalls
@@ -31,9 +32,8 @@ DISCONNECT_SECONDS = 1.0            # until a worker is told again that could no
 
 
 class Connection(abc.ABC):
-    """serving: the engine that serves it; persistent: whether that keeps the guest's pages mapped; medium: the target,
-    as long as the manager holds it; agreement: with the frontend, while there is a ring; error: why it does not work,
-    as last reported."""
+    """serving: the engine that serves it; persistent: whether that keeps the guest's pages mapped; holding: its image;
+    agreement: with the frontend, while there is a ring; error: why it does not work, as last reported."""
 
     host: Host
     domid: int
@@ -44,19 +44,19 @@ class Connection(abc.ABC):
     facts: DiskFacts | None
     engine: str
     stalls: Stalls
+    holding: Holding
     _todo: deque[Callable[[], None]]
 
     def __init__(self) -> None:
         self.serving: str | None = None
         self.persistent = False
-        self.medium: Medium | None = None
         self.agreement: Agreement | None = None
         self.error: OSError | None = None
         self.flush_failed = False
+        self.image: tuple[int, int] | None = None       # (device, inode), as they stand in the journals
         self._past = stats.Snapshot.zero()
         self._worker: WorkerProcess | None = None       # which has the plane
         self._adoption: Adoption | None = None
-        self._give_up: Callable[[], None] = lambda: None
 
     @property
     @abc.abstractmethod
@@ -160,22 +160,24 @@ class Connection(abc.ABC):
         except OSError as exc:
             self._unconnected(exc)
         else:
-            self._with_medium(self._connect_medium, self._unconnected)
+            self.holding.open(self._properties(), self.engine, self._opened)
 
-    def _connect_medium(self, medium: Medium) -> None:
+    def _opened(self, medium: Medium | OSError) -> None:
         """Hand ring and target over to the worker."""
-        agreement, properties = self.agreement, self._properties()
+        if isinstance(medium, OSError):
+            self._unconnected(medium)
+            return
+        agreement, self.image = self.agreement, medium.identity.number if medium.identity else None
         assert agreement is not None and self.facts is not None
         try:
-            if medium.facts.size != self.facts.size:
-                raise TargetError(errno.ESTALE, f"the size of {properties.target} is {medium.facts.size} bytes now, "
-                                  f"and {self.facts.size} were published; detach and attach the disk")
+            refuse_shrunk(self._properties(), self.facts, medium.facts)
             worker = self._worker = self.host.worker(self.domid)
             files = self._new_files(agreement)
         except OSError as exc:
+            medium.close()
+            self.holding.rests()
             self._unconnected(exc)
             return
-        self.medium = None
         image = medium.take()
         self._trace_connect()
         record = self._record()
@@ -220,7 +222,7 @@ class Connection(abc.ABC):
             self._worker = worker
 
         self._trace_connect()
-        self._adoption = Adoption(self.host, self.key, self._record(), connecting, self._connected)
+        self._adoption = Adoption(self.host, self.key, self._record(), self.holding, connecting, self._connected)
         self._adoption.start()
 
     def _has_another_ring(self) -> bool:
@@ -287,31 +289,13 @@ class Connection(abc.ABC):
             self._worker.allow(self.key, 0)
         self.agreement = self._worker = None
         if not isinstance(result, OSError) or result.errno == errno.ENOENT:
+            self.holding.rests()
             self.host.runtime.remove_queues(self.key)
             self._save_soon()
             self._say(logging.INFO, "disconnected")
             self.take(xenbus.PlaneStopped())
         else:
             self.take(xenbus.PlaneLost(str(result)))
-
-    def _with_medium(self, then: Callable[[Medium], None], otherwise: Callable[[OSError], None]) -> None:
-        """Go on with the open target, now or when a helper thread has opened it; the first time, it is looked into."""
-        if self.medium is not None:
-            then(self.medium)
-            return
-        properties, policy, engine, look = self._properties(), self.host.policy, self.engine, self.facts is None
-
-        def opened(result: Medium | OSError) -> None:
-            if isinstance(result, OSError):
-                otherwise(result)
-            else:
-                self.medium = result
-                event("xen_block_blockdev_add", disk=self.name, target=str(properties.target), engine=self.engine)
-                then(result)
-
-        self._give_up = self.host.helpers.run(
-            f"opening {properties.target}", lambda: Medium.open(properties, policy, engine, look=look), opened,
-            seconds=policy.open_seconds, dispose=Medium.close)
 
     def _properties(self) -> Properties:
         assert self.properties is not None      # nothing is published without them

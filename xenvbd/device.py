@@ -10,7 +10,6 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from xenvbd import domains, features, memory, xenbus
@@ -18,11 +17,13 @@ from xenvbd.area import Areas, Gone, Leaving
 from xenvbd.connection import Connection
 from xenvbd.errors import Error, StoreError
 from xenvbd.history import History
+from xenvbd.holding import Holding
 from xenvbd.host import Host, Options
-from xenvbd.medium import Medium
+from xenvbd.medium import Medium, refuse_shrunk
 from xenvbd.properties import DiskFacts, Properties, validate
 from xenvbd.record import Record
 from xenvbd.remarks import remarks
+from xenvbd.renewal import Renewal
 from xenvbd.runtime import Runtime
 from xenvbd.stalls import Stalls
 from xenvbd.store import Watch
@@ -33,6 +34,10 @@ FORCED_REFUSALS = 5                 # by the store, until a disk that is to go b
 RETRY_SECONDS = 1.0                 # after what the store, or the runtime directory, did not take
 
 log = logging.getLogger("xenvbd")
+
+
+class _Later(Exception):
+    """What is to be written is not known yet; run() is called when it is."""
 
 
 class Device(Connection):
@@ -54,9 +59,12 @@ class Device(Connection):
         self.options, self.properties = self._options(), properties
         self.engine, self.buffer_bytes = engine, self.options.buffer_bytes
         self.facts: DiskFacts | None = None
+        self.holding = Holding(host, self.key, domid, domain, self._save_soon)
         self.stalls = Stalls(host.loop, self.options.stall_alarm, self._unanswered, self._stalled)
         self._todo: deque[Callable[[], None]] = deque()
+        self._renewal = Renewal(self.holding, self.run)
         self._running = self._look_again = False
+        self._releasing = self._free = False            # its image is being let go; is free for others
         self._watch: Watch | None = None
         self._refusal: StoreError | None = None         # of the store, to what is first in _todo
         self._refusals = 0                              # of that, one after the other
@@ -82,7 +90,7 @@ class Device(Connection):
         self.properties, self.facts = record.properties, record.facts
         self.engine, self.buffer_bytes = record.engine, record.buffer_bytes
         self.created, self.areas.published = record.created, True
-        self.agreement, self.flush_failed = record.agreement, record.flush_failed
+        self.agreement, self.flush_failed, self.image = record.agreement, record.flush_failed, record.image
         died = not serving and self.adoptable
         if not (serving or died):
             self.agreement = None
@@ -91,6 +99,7 @@ class Device(Connection):
             serving=serving, created=record.created, died=died, stale=died and self._has_another_ring())
         self.history.start(self.view)
         self._follow()
+        self.holding.recover(self._properties(), self.engine, record.identity)
         if serving:
             self._worker = self.host.worker(self.domid)
             self._learn(self._worker.told.get(self.key, {}))
@@ -121,6 +130,13 @@ class Device(Connection):
         if force and draining and self._worker is not None:
             # It drains for a guest that nobody waits for any more.
             self._worker.call("disconnect", lambda result: None, disk=self.key, abandon=True)
+
+    def accept_image(self) -> None:
+        """An administrator says that the image which its path means now has the content of the one that was opened.
+        Error (EINVAL): it is that one."""
+        self.holding.accept()
+        self._say(logging.WARNING, "an administrator says that its content is the same: %s is served, whatever it was",
+                  self._properties().target)
 
     def domain_gone(self) -> None:
         """The guest is dead, or another has its number."""
@@ -164,13 +180,10 @@ class Device(Connection):
 
     def close(self) -> None:
         """Let go of what the manager holds for it, and leave it as it is: it goes on being served."""
-        self._give_up()
+        self.holding.close()
         self.stalls.stop()
         if self._adoption is not None:
             self._adoption.cancel()
-        if self.medium is not None:
-            self.medium.close()
-        self.medium = None
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -215,6 +228,9 @@ class Device(Connection):
             self.take(xenbus.BackendState(None))
         except Leaving as exc:
             self.take(xenbus.BackendState(exc.state, online=False))
+        except _Later:
+            self._todo.appendleft(work)
+            return False
         except StoreError as exc:
             return self._refused(work, exc)
         if self._refusal is not None and self.error is self._refusal:
@@ -253,16 +269,18 @@ class Device(Connection):
         except OSError as exc:
             self._unpublished(exc)
         else:
-            self._with_medium(self._publish_medium, self._unpublished)
+            self.holding.survey(self._properties(), self.engine, self._surveyed)
 
-    def _publish_medium(self, medium: Medium) -> None:
-        """The target is open: write everything that the guest is to know."""
+    def _surveyed(self, medium: Medium | OSError) -> None:
+        """The target is claimed: write everything that the guest is to know."""
+        if isinstance(medium, OSError):
+            self._unpublished(medium)
+            return
         properties = self._properties()
         try:
             validate(properties, medium.facts)
             keys = features.backend_keys(properties, medium.facts)
-            content = (self.facts or medium.facts).content          # which is looked for once
-            self.facts = replace(medium.facts, content=content)
+            self.facts = medium.facts
             self._save()            # first: a manager that dies now leaves nothing that the next knows nothing of
             if self.created and not self.areas.published:
                 self.areas.create(properties, keys)
@@ -301,15 +319,38 @@ class Device(Connection):
         if self._is_lost(exc):
             self._todo.appendleft(functools.partial(self._publish, xenbus.Publish()))
             return
-        if self.medium is not None:
-            self.medium.close()
-            self.medium = None
         self.host.runtime.forget(self.key)
         self.error = exc
-        self.take(xenbus.PublishFailed(str(exc)))
+        self.holding.release(lambda: self.take(xenbus.PublishFailed(str(exc))))
 
     def _set_state(self, action: xenbus.SetState) -> None:
-        self.areas.set_state(action.state)
+        if action.state is XenbusState.INITWAIT and self._properties().is_image:
+            self._offer_again()
+        else:
+            self.areas.set_state(action.state)
+
+    def _offer_again(self) -> None:
+        """InitWait for the next kernel, with what the image has become: it may have grown."""
+        if not (self.view.forced or self._renewal.is_there(self._properties(), self.engine)):
+            raise _Later
+        found = self._renewal.take(self.facts)
+        if found is None or found == self.facts or not self._fits(found):
+            self.areas.set_state(XenbusState.INITWAIT)
+            return
+        self.areas.publish(features.backend_keys(self._properties(), found))
+        self._say(logging.INFO, "published again: %d bytes", found.size)
+        self.facts = found
+        self._save_soon()
+
+    def _fits(self, facts: DiskFacts) -> bool:
+        """Whether the image can be offered as it is now; else it is as it was, and connecting says what is wrong."""
+        try:
+            refuse_shrunk(self._properties(), self.facts or facts, facts)
+            validate(self._properties(), facts)
+        except OSError as exc:
+            self._say(logging.ERROR, "offered as it was: %s", exc)
+            return False
+        return True
 
     def _take_offline(self, action: xenbus.TakeOffline) -> None:
         self.areas.take_offline(closing=action.closing)
@@ -325,10 +366,12 @@ class Device(Connection):
         self.areas.clear_error()
 
     def _remove_areas(self, action: xenbus.RemoveAreas) -> None:
+        self._let_go()              # first: whoever sees that the areas are gone may attach the image elsewhere
         if self._has_areas() and (self.created or self.host.backend_domid != 0):
             self.areas.remove(frontend=self.created)
 
     def _destroy(self, action: xenbus.Destroy) -> None:
+        self._let_go()
         event("xen_device_unrealize", disk=self.name, path=self.areas.backend)
         event("xen_block_unrealize", disk=self.name)
         self.close()
@@ -337,6 +380,18 @@ class Device(Connection):
         self._say(logging.INFO, "gone")
         self._last_name = self.name         # whoever waits for its end is told by that
         self.host.destroyed(self)
+
+    def _let_go(self) -> None:
+        """Let others have the image.  _Later, as long as its file system takes to give up the lock."""
+        if not self._releasing:
+            self._releasing = True
+            self.holding.release(self._released)
+        if not self._free:
+            raise _Later
+
+    def _released(self) -> None:
+        self._free = True
+        self.run()
 
     # Helpers
 
@@ -357,7 +412,8 @@ class Device(Connection):
     def _record(self) -> Record:
         assert self.facts is not None           # known since it was published
         return Record(self.areas.kind, self.domain, self.name, self.created, self._properties(), self.facts,
-                      self.engine, self.buffer_bytes, self.agreement, self.flush_failed)
+                      self.engine, self.buffer_bytes, self.agreement, self.flush_failed, self.holding.identity,
+                      self.image)
 
     def _save(self) -> None:
         self.host.runtime.save(self.key, self._record().to_json())

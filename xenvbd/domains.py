@@ -65,6 +65,19 @@ def identity(store: Store, domid: int) -> str | None:
     return text.decode(_get(store, f"{base}/vm") or b"")
 
 
+def group(store: Store, domid: int) -> int | None:
+    """The domain whose disks these are in the end: for a stubdomain the guest that it is the device model of, else its
+    own number.  None if that cannot be read, as in a driver domain."""
+    node = f"{path(domid)}/target"
+    try:
+        value = store.get(node)
+    except StoreError as exc:
+        if exc.errno != errno.EACCES:
+            raise
+        return None
+    return int(value) if value and value.isdigit() else domid
+
+
 def disk_name(domain: str, devid: int) -> str:
     """DOMAIN:VDEV, as disks are named everywhere."""
     return f"{domain}:{vdev_name(devid)}"

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from xenvbd import stats
 from xenvbd.helpers import Helpers
+from xenvbd.images import Images
 from xenvbd.loop import Loop
 from xenvbd.medium import Policy
 from xenvbd.properties import Properties
@@ -55,9 +56,9 @@ class Host:
     """What all devices of a manager share.
 
     worker: the worker of a domain, started if need be; channels: event-channel handles for it to be given, as
-    evtchn.offer() makes them; options: of a disk that goes by these names; name_of: as names.Names.of().  What is
-    called with a device: dirty when it is to be looked at, changed when something has happened to it, destroyed when
-    it is to be forgotten."""
+    evtchn.offer() makes them; options: of a disk that goes by these names; name_of: as names.Names.of(); images: which
+    vbd has which; disk_name: how a vbd is called, by its key.  What is called with a device: dirty when it is to be
+    looked at, changed when something has happened to it, destroyed when it is to be forgotten."""
 
     loop: Loop
     store: Store
@@ -69,6 +70,8 @@ class Host:
     options: Callable[..., Options]
     name_of: Callable[[int, str], str] = lambda domid, handle: str(domid)
     backend_domid: int = 0
+    images: Images = field(default_factory=Images)
+    disk_name: Callable[[str], str] = str
     dirty: Callable[[Any], None] = lambda device: None
     changed: Callable[[Any], None] = lambda device: None
     destroyed: Callable[[Any], None] = lambda device: None

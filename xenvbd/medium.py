@@ -1,4 +1,7 @@
-"""The open target of a vbd while the manager holds it: from realize until a worker gets it."""
+"""The target of a vbd: claimed from realize to unrealize, looked at before the guest is told of it, and opened anew for
+each worker that serves it.
+
+All of it may take as long as the target's file system does, so it is for helper threads."""
 from __future__ import annotations
 
 import errno
@@ -7,15 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from xenvbd import disk
 from xenvbd.disk import Image
-from xenvbd.disk.formats import looks_like
-from xenvbd.errors import ClaimError
+from xenvbd.disk.claim import Claim
+from xenvbd.disk.identity import Identity
+from xenvbd.disk.locks import let_go
+from xenvbd.errors import ClaimError, TargetError
+from xenvbd.images import Images, Tenant
 from xenvbd.properties import DiskFacts, Properties
 
 FENCE_SECONDS = 0.02                    # between two looks whether a dead worker's last write has landed
+LANDING = 0.75                          # of the time that opening may take: the rest is for saying what was waited for
 
+T = TypeVar("T")
 log = logging.getLogger("xenvbd")
 
 
@@ -27,31 +36,62 @@ class Policy:
     open_seconds: float = 8.0           # libxl gives a backend 10 s to reach InitWait
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be opened, and for whom.
+
+    expected: what the image must be, None for a new vbd; seize: a worker of an earlier manager may have it."""
+
+    properties: Properties
+    policy: Policy
+    engine: str
+    images: Images
+    tenant: Tenant
+    expected: Identity | None = None
+    seize: bool = False
+
+    @property
+    def writer(self) -> str | None:
+        """The name of the vbd whose writes are fenced."""
+        properties = self.properties
+        return None if properties.read_only else f"{properties.domid}/{properties.vdev.number}"
+
+    def claim(self) -> Claim:
+        """The claim of the image, taken if it is not held yet.  Raises OSError."""
+        target = self.properties.target
+        assert target is not None           # validate() has refused it
+        return self.images.claim(self.tenant, target.path, allow=self.policy.allow, expected=self.expected,
+                                 seize=self.seize)
+
+
 class Medium:
-    """facts of the target, and its descriptor if it is an image: locked, and the only one of its description."""
+    """facts of the target; identity: of its image, if it is one; take(): the image's descriptor."""
 
-    def __init__(self, facts: DiskFacts, image: Image | None = None) -> None:
-        self.facts, self._image = facts, image
-
-    @classmethod
-    def open(cls, properties: Properties, policy: Policy, engine: str = "auto", *, look: bool = False) -> Medium:
-        """Open and lock the target; may take as long as its file system does.  look: at what is in it, which is for
-        an administrator to know.  Raises OSError, also if the engine, which is a worker's to start, could not serve
-        it."""
-        deadline = time.monotonic() + policy.open_seconds
-
-        def landing(exc: ClaimError) -> bool:
-            # What a killed worker had begun to write is waited for, but not a live one's disk.
-            return exc.errno == errno.EINPROGRESS and time.monotonic() < deadline
-
-        medium = cls._open(properties, policy, engine, landing)
-        if look and medium._image is not None:
-            medium.facts = replace(medium.facts, content=looks_like(medium._image.fd, medium._image.size))
-        return medium
+    def __init__(self, facts: DiskFacts, identity: Identity | None = None, image: Image | None = None) -> None:
+        self.facts, self.identity, self._image = facts, identity, image
 
     @classmethod
-    def fenced(cls, properties: Properties, policy: Policy, engine: str, name: str, cancelled: threading.Event,
-               waits: Callable[[str], None]) -> Medium:
+    def survey(cls, wanted: Wanted) -> Medium:
+        """Claim the target, and find out what it is, before a guest is told of it.  Raises OSError, also if the engine,
+        which is a worker's to start, could not serve it, or if somebody else is at work on it."""
+        if (sized := _sized(wanted)) is not None:
+            return sized
+        claim = wanted.claim()
+        if wanted.images.alone(wanted.tenant):
+            let_go(_patiently(lambda: _open(wanted, claim), _landing(wanted.policy)).fd)
+        properties = wanted.properties
+        image, content = claim.survey(read_only=properties.read_only, direct=properties.direct,
+                                      logical_block_size=properties.logical_block_size)
+        return cls(replace(DiskFacts.of(image), content=content), claim.identity)
+
+    @classmethod
+    def open(cls, wanted: Wanted) -> Medium:
+        """Claim the target and open it for a worker.  Raises OSError; ClaimError (EINPROGRESS): somebody who is to go
+        has it still."""
+        return cls._open(wanted, _landing(wanted.policy))
+
+    @classmethod
+    def fenced(cls, wanted: Wanted, name: str, cancelled: threading.Event, waits: Callable[[str], None]) -> Medium:
         """As open(), for a disk that is served, by nobody at the moment: waits for the lock until it has it or is
         cancelled, whoever holds it, and says so each second, to the log and to waits()."""
         started = said = time.monotonic()
@@ -64,22 +104,17 @@ class Medium:
                 waits(f"its worker died, and the next waits for its image for {said - started:.0f} s: {exc}")
             return not cancelled.is_set()
 
-        return cls._open(properties, policy, engine, patient)
+        return cls._open(wanted, patient)
 
     @classmethod
-    def _open(cls, properties: Properties, policy: Policy, engine: str, waits: Callable[[ClaimError], bool]) -> Medium:
-        target = properties.target
-        assert target is not None           # validate() has refused it
-        disk.choose(target, engine)
-        if target.scheme == "file":
-            image = _open_image(target.path, properties, policy, waits)
-            return cls(DiskFacts.of(image), image)
-        made = disk.open(target, read_only=properties.read_only,
-                         logical_block_size=properties.logical_block_size)
-        try:
-            return cls(DiskFacts.of(made))
-        finally:
-            made.close()
+    def _open(cls, wanted: Wanted, waits: Callable[[ClaimError], bool]) -> Medium:
+        if (sized := _sized(wanted)) is not None:
+            return sized
+        claim = _patiently(wanted.claim, waits)
+        wanted.images.turn(wanted.tenant)
+        image = _patiently(lambda: _open(wanted, claim), waits)
+        wanted.images.works(wanted.tenant)
+        return cls(DiskFacts.of(image), claim.identity, image)
 
     def take(self) -> list[int]:
         """The descriptor, if there is one; it is the caller's from now on."""
@@ -87,19 +122,52 @@ class Medium:
         return [] if image is None else [image.fd]
 
     def close(self) -> None:
+        """Give back what take() would give.  The claim stays."""
         if self._image is not None:
-            self._image.close()
+            let_go(self._image.fd)
             self._image = None
 
 
-def _open_image(path: str, properties: Properties, policy: Policy, waits: Callable[[ClaimError], bool]) -> Image:
-    """Open and lock; waits says whether to try again."""
+def refuse_shrunk(properties: Properties, published: DiskFacts, now: DiskFacts) -> None:
+    """TargetError (ESTALE) if the target is shorter than what the guest was told."""
+    if now.size < published.size:
+        raise TargetError(errno.ESTALE, f"{properties.target} has shrunk: it has {now.size} bytes, and the guest was "
+                          f"told of {published.size}; make it as large as it was, or detach and attach the disk")
+
+
+def _sized(wanted: Wanted) -> Medium | None:
+    """The medium of a target that is no image."""
+    target = wanted.properties.target
+    assert target is not None               # validate() has refused it
+    disk.choose(target, wanted.engine)
+    if target.scheme == "file":
+        return None
+    made = disk.open(target, read_only=wanted.properties.read_only,
+                     logical_block_size=wanted.properties.logical_block_size)
+    try:
+        return Medium(DiskFacts.of(made))
+    finally:
+        made.close()
+
+
+def _open(wanted: Wanted, claim: Claim) -> Image:
+    properties = wanted.properties
+    return claim.image(read_only=properties.read_only, direct=properties.direct,
+                       logical_block_size=properties.logical_block_size, writer=wanted.writer,
+                       alone=wanted.images.alone(wanted.tenant))
+
+
+def _landing(policy: Policy) -> Callable[[ClaimError], bool]:
+    """What a killed worker had begun to write is waited for, but not a live one's disk."""
+    deadline = time.monotonic() + LANDING * policy.open_seconds
+    return lambda exc: exc.errno == errno.EINPROGRESS and time.monotonic() < deadline
+
+
+def _patiently(attempt: Callable[[], T], waits: Callable[[ClaimError], bool]) -> T:
+    """The result of attempt(), which is made again as long as waits() says so of what it raises."""
     while True:
         try:
-            return disk.open_image(
-                path, read_only=properties.read_only, direct=properties.direct, allow=policy.allow,
-                share=properties.share, fence=f"{properties.domid}/{properties.vdev.number}",
-                logical_block_size=properties.logical_block_size)
+            return attempt()
         except ClaimError as exc:
             if not waits(exc):
                 raise

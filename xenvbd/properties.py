@@ -58,6 +58,11 @@ class Properties:
         return self.mode == "r" or self.device_type == "cdrom"
 
     @property
+    def is_image(self) -> bool:
+        """Whether the target is a file or a block device."""
+        return self.target is not None and self.target.scheme == "file"
+
+    @property
     def sector_unit(self) -> int:
         """The bytes that one sector of `sectors` and of a request stands for."""
         return self.logical_block_size if self.large_sector_units == "qemu" else SECTOR

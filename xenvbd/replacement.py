@@ -8,8 +8,8 @@ from typing import Any
 from xenvbd import __version__, journal
 from xenvbd.backend import Backend
 from xenvbd.device import Device
-from xenvbd.errors import ClaimError
-from xenvbd.show import stalled
+from xenvbd.errors import ClaimError, Error
+from xenvbd.show import stalled, waiting_for
 from xenvbd.xenbus import Plane
 
 
@@ -36,15 +36,23 @@ class Replacement:
         return "; ".join(f"{device.name}: {device.adopting or device.view.plane.value}" for device in self._waiting)
 
     @property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any] | Error:
+        """What became of each disk; an Error (EIO) if one that was served is not."""
         worker = self._backend.workers.by_domid.get(self._domid)
+        if lost := [device for device in self._planes if not (device.gone or device.view.plane is Plane.RUNNING)]:
+            return Error(errno.EIO, "its worker was replaced, and it is not served: "
+                         f"{waiting_for(lost[0])}{_others(lost[1:])}", disk=lost[0].name)
         return {"domid": self._domid, "pid": worker.pid if worker else None, "was": self._old.pid,
-                "version": __version__}
+                "version": __version__, "disks": [device.name for device in self._planes if not device.gone]}
 
     @property
     def _waiting(self) -> list[Device]:
         return [device for device in self._planes
                 if device.view.plane not in (Plane.RUNNING, Plane.NONE) and not device.gone]
+
+
+def _others(lost: list[Device]) -> str:
+    return f"; neither are {', '.join(device.name for device in lost)}" if lost else ""
 
 
 def refuse_what_would_be_lost(device: Device) -> None:
@@ -55,6 +63,9 @@ def refuse_what_would_be_lost(device: Device) -> None:
     if device.stalls.requests:
         raise ClaimError(errno.EBUSY, f"{stalled(device)}: a worker cannot end before its storage has answered, and "
                          "would keep all disks of the domain meanwhile", disk=device.name)
+    if device.properties is not None and device.properties.is_image and not device.holding.claimed:
+        raise ClaimError(errno.EBUSY, "its worker has the only way to its image: "
+                         f"{device.holding.trouble or 'it is being claimed again'}", disk=device.name)
     for queue in range(len(device.agreement.queues) if device.agreement else 0):
         path = device.host.runtime.journal(device.key, queue)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -11,17 +11,18 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from xenvbd import __version__, hv
+from xenvbd import __version__, handover, hv
 from xenvbd.backend import Backend
 from xenvbd.config import Config
 from xenvbd.control import Server
 from xenvbd.errors import StoreError, exit_code
+from xenvbd.handover import notify
 from xenvbd.hv import evtchn
+from xenvbd.images import Images
 from xenvbd.loop import Loop
 from xenvbd.medium import Policy
 from xenvbd.runtime import Runtime
@@ -56,7 +57,8 @@ class Service:
         self.workers = Workers(self.loop, self.runtime, config.hypervisor, self.store.domid, spare=config.spare_worker)
         self.backend = Backend(self.loop, self.store, self.runtime, self.workers, _policy(config), config.kinds,
                                lambda *names: self._config.options_of(*names),
-                               channels=functools.partial(evtchn.offer, hypervisor))
+                               channels=functools.partial(evtchn.offer, hypervisor),
+                               images=Images(handover.found()))
         self.control = Server(self.loop, config.control, Verbs(self.backend, self.restart).dispatch)
         self.loop.read(self.store.fileno(), self._dispatch)
         self.backend.start()
@@ -71,6 +73,8 @@ class Service:
         notify("READY=1\nSTATUS=serving")
         log.info("xenvbd %s serves backend/%s, process %d", __version__, ", ".join(self.backend.kinds), os.getpid())
         self.loop.run()
+        if self._again:
+            handover.leave(self.backend.host.images.leave())
         self.close()
         if self._again:
             again()
@@ -113,7 +117,7 @@ class Service:
     def close(self) -> None:
         """Let go of everything, and leave it as it is."""
         self.control.close()
-        self.backend.close()
+        self.backend.close(leave_claims=self._again)
         self.loop.forget(self.store.fileno())
         self.store.close()
         self.loop.close()
@@ -172,16 +176,3 @@ def serve(config: Config, reload: Reload | None = None, *, stop_workers: bool = 
         log.error("%s", exc)
         return exit_code(exc)
     return 0
-
-
-def notify(state: str) -> None:
-    """sd_notify(3): tell systemd, if it started us."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect("\0" + path[1:] if path.startswith("@") else path)
-            sock.send(state.encode())
-        except OSError as exc:
-            log.warning("systemd cannot be told %r: %s", state, exc)

@@ -41,6 +41,8 @@ def note(device: Device, counters: Snapshot) -> str:
                 "io-error": "stopped: an I/O error, tried again at resume"}.get(counters.stopped, "stopped")
     if device.stalls.requests:
         return stalled(device)
+    if device.holding.trouble:
+        return f"served on, but its image is not claimed: {device.holding.trouble}"
     if view.plane is Plane.STOPPING:
         return f"draining {counters.inflight}"
     if view.phase is Phase.PUBLISHING:

@@ -72,7 +72,12 @@ class Verbs:
         reply(explain(self.backend, _text(params, "disk")))
 
     def _resume(self, params: dict[str, Any], reply: Reply) -> None:
+        """same-content: take the image that the disk's path means now for the one that was opened."""
         device = self.backend.find(_text(params, "disk"))
+        if params.get("same-content"):
+            device.accept_image()
+            reply(self._shown(device) | {"resumed": True})
+            return
         stopped = device.counters().stopped
         if stopped == "flush-failed":
             raise Error(errno.EIO, "a flush of it failed, and nothing is tried again: `xenvbd explain` says what to do",
@@ -96,7 +101,8 @@ class Verbs:
 
         def look() -> None:
             if replacement.done:
-                reply(replacement.result | {"disk": device.name})
+                result = replacement.result
+                reply(result if isinstance(result, OSError) else result | {"disk": device.name})
             elif time.monotonic() >= deadline:
                 reply(Error(errno.ETIMEDOUT, f"not done yet: {replacement.missing}", disk=device.name))
             else:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-PROTOCOL = 3                        # of what a worker is asked to connect; all other messages are as they always were
+PROTOCOL = 4                        # of what a worker is asked to connect; all other messages are as they always were
 MAX_MESSAGE = 64 * 1024             # bytes of JSON
 MAX_FDS = 64                        # an image, and a journal, counters and an event-channel handle for each queue
 MAX_QUEUE = 256                     # messages waiting for a slow peer

@@ -182,7 +182,7 @@ class Worker:
     def _start(self, message: Message, agreement: Agreement) -> Plane:
         body, queues = message.body, len(agreement.queues)
         image = message.fds.pop(0) if body["image"] else None
-        identity = _identity(image)
+        identity = _identity(image, body.get("image-id"))
         target = disk.open(parse_target(body["target"]), fd=image, **self._options(body, agreement))
         try:
             plane = DataPlane(self.hypervisor, target, name=body["name"], image=identity,
@@ -303,8 +303,11 @@ def _event(key: str, event: PlaneEvent) -> dict[str, Any]:
     return {"event": event.kind, "disk": key, "detail": detail}
 
 
-def _identity(image: int | None) -> tuple[int, int]:
-    """Device and inode of what is served, for the journal; zeros if it is no file."""
+def _identity(image: int | None, told: list[int] | None) -> tuple[int, int]:
+    """Device and inode for the journal, as the manager told them; zeros if it is no file.  A disk that 0.1 has recorded
+    comes without, and has what the descriptor says."""
+    if told is not None:
+        return int(told[0]), int(told[1])
     if image is None:
         return 0, 0
     status = os.fstat(image)

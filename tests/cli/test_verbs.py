@@ -240,11 +240,12 @@ def test_a_fault_of_ours_is_called_one_and_shows_where_only_when_asked(
 
 def test_restart_of_a_worker_asks_for_it_and_says_which_process_serves_now(daemon: Any, xenvbd: Run,
                                                                            capsys: Capture) -> None:
-    daemon.answers["restart"] = {"disk": "web1:xvda", "domid": 3, "was": 10, "pid": 11}
+    daemon.answers["restart"] = {"disk": "web1:xvda", "domid": 3, "was": 10, "pid": 11,
+                                 "disks": ["web1:xvda", "web1:xvdb"]}
     assert xenvbd("restart", "--worker", "web1:xvda") == 0
-    assert capsys.readouterr().out == "" and daemon.asked == [("restart", {"disk": "web1:xvda", "timeout": 30.0})]
-    xenvbd("restart", "--worker", "web1:xvda", "-v")
-    assert capsys.readouterr().out == "web1:xvda: process 11\n"
+    assert daemon.asked == [("restart", {"disk": "web1:xvda", "timeout": 30.0})]
+    assert capsys.readouterr().out.splitlines() == [
+        "web1:xvda: served on by process 11", "web1:xvdb: served on by process 11"]
 
 
 def test_restart_of_all_begins_with_the_manager_and_waits_for_the_next(daemon: Any, xenvbd: Run,

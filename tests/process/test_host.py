@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.growth import growing, mappings
 from tests.support.host import wait
+from xenvbd import __version__
 from xenvbd.errors import Error, exit_code
 from xenvbd.store import Store
 from xenvbd.store_sim import domain as toolstack
@@ -118,7 +119,7 @@ def test_a_vdev_and_an_image_that_are_taken_are_refused_by_name(host):
     host.attach(1, image, wait=False)
     with pytest.raises(Error, match="domain1:xvda") as vdev:
         host.attach(1, "mem:1M")
-    with pytest.raises(Error, match="locked by process") as target:
+    with pytest.raises(Error, match="it is the image of domain1:xvda; detach it there first") as target:
         host.attach(2, image)
     assert exit_code(vdev.value) == exit_code(target.value) == 7
 
@@ -307,9 +308,41 @@ def test_workers_are_replaced_one_by_one_and_no_guest_sees_it(host):
     for domid, guest in enumerate(guests, 1):
         before = host.worker(domid)
         answer = host.client.call("restart", disk=f"{domid}:xvda")
-        assert answer == {"disk": f"domain{domid}:xvda", "domid": domid, "was": before, "pid": host.worker(domid)}
+        assert answer == {"disk": f"domain{domid}:xvda", "domid": domid, "was": before, "pid": host.worker(domid),
+                          "version": __version__, "disks": [f"domain{domid}:xvda"]}
         assert progresses(host, domid)
         stop(guest)
+
+
+def test_an_image_whose_name_another_has_is_served_on_by_the_next_worker_and_the_next_manager(host):
+    """mv b.img a.img, and all is replaced: what was opened is served."""
+    image = host.image()
+    host.attach(1, image, wait=False)
+    guest = load(host, 1, "--seconds", "60s")
+    os.replace(host.image("b.img"), image)
+    before = host.client.call("ping")
+    host.client.call("restart")
+    wait(lambda: host.restarted(before), "the next manager answers")
+    answer = host.client.call("restart", disk="1:xvda")
+    assert answer["disks"] == ["domain1:xvda"] and answer["pid"] != answer["was"]
+    assert progresses(host, 1)
+    stop(guest)
+
+
+def test_a_worker_is_not_replaced_whose_image_the_manager_has_no_way_to(host):
+    """Its claim was lost with a manager that was killed, and another image has its name since."""
+    image = host.image()
+    host.attach(1, image, wait=False)
+    guest = load(host, 1, "--seconds", "60s")
+    host.manager.kill()
+    host.manager.wait(30)
+    os.replace(host.image("b.img"), image)
+    host.start_manager()
+    wait(lambda: "image is not claimed" in host.client.call("show", disk="1:xvda")["note"], "it says so")
+    with pytest.raises(Error, match="the only way to its image") as refused:
+        host.client.call("restart", disk="1:xvda")
+    assert exit_code(refused.value) == 7 and progresses(host, 1)
+    stop(guest)
 
 
 def test_a_disk_that_is_connected_while_its_worker_hands_over_gets_the_next(host):

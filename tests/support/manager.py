@@ -23,7 +23,8 @@ FRONTEND = "/local/domain/7/device/vbd/51712"
 
 
 class FakeWorker:
-    """Answers as a worker does.  fail: the errors to give, by verb; hold: verbs whose replies wait in `held`."""
+    """Answers as a worker does.  fail: the errors to give, by verb; hold: verbs whose replies wait in `held`; images:
+    the (device, inode) of each that it was given."""
 
     pid = 4711
 
@@ -31,7 +32,7 @@ class FakeWorker:
         self.loop = loop
         self.calls, self.fail, self.hold, self.held = [], {}, set(), []
         self.planes, self.told, self.answer = set(), {}, {}
-        self.kills, self.allowed = [], {}
+        self.kills, self.allowed, self.images = [], {}, []
         self.looks = 0
         self.epoch = 0              # raised when a manager dies: who called before is not answered
 
@@ -47,6 +48,8 @@ class FakeWorker:
     def call(self, verb, done, fds=(), **params):
         self.calls.append(verb)
         self.params = params
+        if params.get("image"):
+            self.images.append((os.fstat(fds[0]).st_rdev or os.fstat(fds[0]).st_dev, os.fstat(fds[0]).st_ino))
         for fd in fds:
             os.close(fd)
         if verb in self.fail:
@@ -113,6 +116,7 @@ class Bench:
         deadline = time.monotonic() + 10
         while self.host.helpers.running and time.monotonic() < deadline:
             self.loop.run_once(0.02)            # what a helper thread brings too late is disposed of in the loop
+        self.host.images.close()
         for store in (self.store, self.toolstack, self.guest.store):
             store.close()
         self.sim.stop()

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Silent when it worked; what was replaced by what with --json or -v."""
+    """Say what became of every disk; with --json, what was replaced by what."""
     done = [_manager(options)] if options.manager or options.all else []
     if options.worker:
         done.append(_worker(options, options.worker))
@@ -37,8 +37,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(render.as_json(done))
         return 0
-    for each in done if options.verbose else ():
-        print(f"{quoted(each['disk'] or 'manager')}: process {each['pid'] or '-'}")
+    for each in done:
+        print("\n".join(f"{quoted(name)}: served on by process {each['pid']}" for name in each.get("disks") or ())
+              or f"{quoted(each['disk'] or 'manager')}: process {each['pid'] or '-'}")
     for sentence in _undone(options, done):
         print(f"xenvbd: {printable(sentence)}", file=sys.stderr)
     return 0
@@ -94,9 +95,9 @@ def _workers(options: argparse.Namespace, done: list[dict[str, Any]]) -> None:
 
 
 def _disks(options: argparse.Namespace) -> list[str]:
-    """A disk of each domain that has a worker whose disks another can go on with, by number: a name may be another's
-    when its turn comes."""
+    """A disk of each domain that has a worker which serves disks, or should, by number: a name may be another's when
+    its turn comes."""
     disks = client.call(options, "list")["disks"]
     of = {disk["domid"]: f"{disk['domid']}:{disk['name']}" for disk in disks
-          if disk["pid"] is not None and disk["plane"] == "running"}
+          if disk["pid"] is not None and disk["plane"] != "none"}
     return list(of.values())

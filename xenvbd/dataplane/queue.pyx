@@ -89,7 +89,8 @@ cdef class Queue:
         free(self.kept_pages)
 
     cdef set_limits(self, Disk disk, settings, agreement):
-        self.limits.capacity = disk.size // XENVBD_SECTOR_SIZE
+        size = disk.size if settings.size is None else min(disk.size, settings.size)
+        self.limits.capacity = size // XENVBD_SECTOR_SIZE
         self.limits.block_mask = settings.logical_block_size // XENVBD_SECTOR_SIZE - 1
         self.limits.max_indirect = settings.max_indirect
         self.limits.unit_shift = agreement.sector_unit.bit_length() - 10

@@ -26,6 +26,7 @@ class Settings:
     poll_ns: int = 0                        # how long to look for requests before sleeping
     rerror: str = "report"                  # a read that failed: answer with an error, or keep it ("stop")
     werror: str = "enospc"                  # a write: keep it for want of room only, never ("report"), or always
+    size: int | None = None                 # bytes that the guest was told of; None: all that the disk has
     idle_seconds: float = 10.0              # without a request until the buffers' memory goes back to the kernel
 
     def __post_init__(self) -> None:
@@ -34,6 +35,8 @@ class Settings:
         size = self.logical_block_size
         if size < 512 or size & (size - 1):
             raise ValueError(f"logical_block_size={size}: a power of two from 512 on")
+        if self.size is not None and self.size < 0:
+            raise ValueError(f"size={self.size}: not negative")
         if self.max_buffer_bytes < 2 * MIB or self.max_buffer_bytes > 1 << 34:
             raise ValueError(f"max_buffer_bytes={self.max_buffer_bytes}: 2 MiB to 16 GiB")
         if not 0 <= self.max_persistent_grants <= 1 << 20:

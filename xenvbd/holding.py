@@ -1,0 +1,170 @@
+"""The image of one vbd, from realize to unrealize: claimed once, and opened anew for each worker.
+
+A manager that takes a vbd over recognises its image first (disk/identity.py): until it has, the worker that serves
+goes on, and no other is given anything.  That is tried again for as long as it takes, for an image that was moved away
+may be moved back.
+"""
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable
+
+from xenvbd import domains
+from xenvbd.disk.claim import Claim
+from xenvbd.disk.identity import Identity
+from xenvbd.errors import Error
+from xenvbd.host import Host
+from xenvbd.images import Taken, Tenant
+from xenvbd.loop import Timer
+from xenvbd.medium import Medium, Wanted
+from xenvbd.properties import Properties
+from xenvbd.trace import event
+
+RECLAIM_SECONDS = 1.0           # between two looks whether an image is there again
+RELEASE_SECONDS = 8.0           # for a file system to give up a lock; after it the disk is gone all the same
+
+log = logging.getLogger("xenvbd")
+Done = Callable[[Medium | OSError], None]
+
+
+class Holding:
+    """identity: of the image, None of a target that is none, or before it was claimed; trouble: why an image that an
+    earlier manager had claimed is not ours yet; empty if it is."""
+
+    def __init__(self, host: Host, key: str, domid: int, vm: str, recovered: Callable[[], None]) -> None:
+        """vm: see domains.identity(); recovered: called when the image of an earlier manager is ours."""
+        self._host, self._key, self._domid, self._vm = host, key, domid, vm
+        self.identity: Identity | None = None
+        self.trouble = ""
+        self._tenant: Tenant | None = None
+        self._recovered = recovered
+        self._recovering = False
+        self._give_up: Callable[[], None] = lambda: None
+        self._timer: Timer | None = None
+        self._closed = False
+
+    @property
+    def claimed(self) -> bool:
+        """Whether another worker can be given the image."""
+        return self.identity is not None and not self._recovering
+
+    # What a new vbd asks
+
+    def survey(self, properties: Properties, engine: str, done: Done) -> None:
+        """Claim the target and look at it, before the guest is told of it; done() gets a Medium without an image."""
+        wanted = self.wanted(properties, engine)
+        self._run(f"opening {properties.target}", lambda: Medium.survey(wanted), done)
+
+    def open(self, properties: Properties, engine: str, done: Done) -> None:
+        """Open it for a worker; done() gets the Medium.  ClaimError (EINPROGRESS): to be tried again."""
+        wanted = self.wanted(properties, engine)
+
+        def opened(result: Medium | OSError) -> None:
+            if not isinstance(result, OSError):
+                event("xen_block_blockdev_add", disk=self._host.disk_name(self._key), target=str(properties.target),
+                      engine=engine)
+            done(result)
+
+        self._run(f"opening {properties.target}", lambda: Medium.open(wanted), opened)
+
+    def wanted(self, properties: Properties, engine: str) -> Wanted:
+        """What a helper thread is to open.  StoreError."""
+        if self._tenant is None or self._tenant.gone.is_set():
+            self._tenant = Tenant(self._key, self._domid, self._vm, domains.group(self._host.store, self._domid),
+                                  properties.read_only, properties.share)
+        return Wanted(properties, self._host.policy, engine, self._host.images, self._tenant, self.identity,
+                      seize=self._recovering)
+
+    # What a manager asks that takes it over
+
+    def recover(self, properties: Properties, engine: str, identity: Identity | None) -> None:
+        """Claim the image again that an earlier manager had, beside a worker that may serve it."""
+        if not properties.is_image:
+            return
+        self.identity, self._recovering = identity, True
+        self._recover(properties, engine)
+
+    def accept(self) -> None:
+        """Take what the path means now for the image that is to be recovered.  Error (EINVAL): there is none."""
+        if not self._recovering:
+            raise Error(errno.EINVAL, "its image is the one that was opened; there is nothing to accept")
+        self.identity = None
+
+    def _recover(self, properties: Properties, engine: str) -> None:
+        self._timer = None
+        wanted = self.wanted(properties, engine)
+
+        def claimed(result: Claim | OSError) -> None:
+            if isinstance(result, OSError):
+                self._again(properties, engine, self.explained(result))
+            else:
+                self._has(result.identity)
+
+        self._give_up = self._host.helpers.run(
+            f"claiming {properties.target}", wanted.claim, claimed,
+            seconds=self._host.policy.open_seconds, dispose=lambda claim: None)
+
+    def _again(self, properties: Properties, engine: str, exc: OSError) -> None:
+        if str(exc) != self.trouble:
+            self.trouble = str(exc)
+            log.warning("%s: its image is not claimed again yet: %s", self._host.disk_name(self._key), exc)
+        if not self._closed:
+            self._timer = self._host.loop.later(RECLAIM_SECONDS, lambda: self._recover(properties, engine))
+
+    # Its end
+
+    def rests(self) -> None:
+        """Its worker has closed the image, and what was begun has landed."""
+        self._host.images.rests(self._key)
+
+    def release(self, done: Callable[[], None]) -> None:
+        """Let others have the image; done() is called when they can, or when that takes too long."""
+        self.close()
+        claim = self._host.images.release(self._tenant) if self._tenant is not None else None
+        self.identity = None
+        if claim is None:
+            done()
+            return
+        self._host.helpers.run(f"letting go of {claim.path}", functools.partial(_close, claim), lambda result: done(),
+                               seconds=RELEASE_SECONDS, dispose=lambda result: None)
+
+    def close(self) -> None:
+        """Start nothing any more; the claim stays as it is."""
+        self._closed = True
+        self._give_up()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # Helpers
+
+    def _run(self, what: str, work: Callable[[], Medium], done: Done) -> None:
+        def came(result: Medium | OSError) -> None:
+            if isinstance(result, OSError):
+                done(self.explained(result))
+                return
+            if result.identity is not None:
+                self._has(result.identity)
+            done(result)
+
+        self._closed = False
+        self._give_up = self._host.helpers.run(what, work, came, seconds=self._host.policy.open_seconds,
+                                               dispose=Medium.close)
+
+    def _has(self, identity: Identity) -> None:
+        if self.trouble:
+            log.info("%s: its image is claimed again", self._host.disk_name(self._key))
+        self.identity, self.trouble = identity, ""
+        if self._recovering:
+            self._recovering = False
+            self._recovered()
+
+    def explained(self, exc: OSError) -> OSError:
+        """With names for what helper threads know by number."""
+        return exc.named(self._host.disk_name(exc.key)) if isinstance(exc, Taken) else exc
+
+
+def _close(claim: Claim) -> bool:
+    claim.close()
+    return True
