@@ -86,6 +86,8 @@ class Adoption:
 
     def _connect(self, medium: Medium) -> None:
         record = self._record
+        if medium.identity is not None:
+            self._holding.has(medium.identity)
         refuse_shrunk(record.properties, record.facts, medium.facts)
         assert record.agreement is not None
         host, domid = self._host, record.properties.domid

@@ -100,7 +100,7 @@ class Holding:
             if isinstance(result, OSError):
                 self._again(properties, engine, self.explained(result))
             else:
-                self._has(result.identity)
+                self.has(result.identity)
 
         self._give_up = self._host.helpers.run(
             f"claiming {properties.target}", wanted.claim, claimed,
@@ -145,14 +145,15 @@ class Holding:
                 done(self.explained(result))
                 return
             if result.identity is not None:
-                self._has(result.identity)
+                self.has(result.identity)
             done(result)
 
         self._closed = False
         self._give_up = self._host.helpers.run(what, work, came, seconds=self._host.policy.open_seconds,
                                                dispose=Medium.close)
 
-    def _has(self, identity: Identity) -> None:
+    def has(self, identity: Identity) -> None:
+        """The image was claimed by somebody who asked for wanted()."""
         if self.trouble:
             log.info("%s: its image is claimed again", self._host.disk_name(self._key))
         self.identity, self.trouble = identity, ""

@@ -85,7 +85,7 @@ def test_a_file_system_without_the_number_of_its_device_is_found_by_its_source(h
 
 def test_what_a_user_calls_the_source_of_a_tmpfs_is_not_believed(host: Path, loop_device: Path) -> None:
     (host / "dev").symlink_to("/dev")
-    table(host, "self", f"30 1 0:41 / /home/x/t rw - tmpfs {loop_device} rw")
+    table(host, "self", f"30 1 0:41 / /mnt/x/t rw - tmpfs {loop_device} rw")
     assert not mounts.of_device(number(loop_device), root=str(host))
 
 
