@@ -45,13 +45,36 @@ def test_nothing_is_left_when_a_signal_ends_it(number: signal.Signals, tmp_path:
     assert command.end()[0] == 128 + number and nothing_left(directory, tmp_path)
 
 
-def test_no_process_is_left_when_it_is_killed(tmp_path: Path) -> None:
-    command = Command(tmp_path, "sim", "--seconds", "60s")
+def killed(images: Path) -> str:
+    """The directory of a machine whose sim was killed."""
+    command = Command(images, "sim", "--seconds", "60s")
     directory = command.until(MACHINE)[1]
     command.until("load ")
     command.signal(signal.SIGKILL)
     command.end()
+    return directory
+
+
+def test_no_process_is_left_when_it_is_killed(tmp_path: Path) -> None:
+    directory = killed(tmp_path)
     assert not nothing_left(directory, tmp_path, 20) and not processes_with(directory)
+
+
+def test_what_a_killed_one_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    directory = killed(tmp_path)
+    assert Path(directory).exists() and list(tmp_path.iterdir())
+    assert Command(tmp_path, "sim", *SHORT).end()[0] == 0
+    assert nothing_left(directory, tmp_path)
+
+
+def test_one_that_runs_is_left_alone_by_the_next(tmp_path: Path) -> None:
+    command = Command(tmp_path, "sim", "--keep", *SHORT)
+    socket = command.until(r"XENVBD_SOCKET=(\S+)")[1]
+    command.until("stays up until Ctrl-C")
+    assert Command(tmp_path, "sim", *SHORT).end()[0] == 0
+    assert Command(tmp_path, "--socket", socket, "list", "-q").end()[1] == "guest1:xvda\n"
+    command.signal(signal.SIGINT)
+    assert command.end()[0] == 0
 
 
 @pytest.mark.parametrize("persona", ["windows", "freebsd", "minios", "grub"])

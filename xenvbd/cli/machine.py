@@ -4,18 +4,18 @@ A directory on tmpfs, the store's process, `xenvbd serve` as an admin would star
 it ends with close(), and the directory with it."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xenvbd.cli import directory
 from xenvbd.cli.stream import Streams
 from xenvbd.cli.tree import Tree
 from xenvbd.control import Client
@@ -38,7 +38,8 @@ class Machine:
         """allow: the directories whose images may be served.  take: called with each trace event of the daemon."""
         self.streams, self.allow, self.take = streams, allow, take
         self.tree = Tree()
-        self.directory = Path(tempfile.mkdtemp(prefix="xenvbd-sim-", dir=SHM if os.path.isdir(SHM) else None))
+        self._end = contextlib.ExitStack()
+        self.directory = self._end.enter_context(directory.own("xenvbd-sim-", SHM if os.path.isdir(SHM) else None))
         self.spec = f"sim:{self.directory}"
         self.runtime = self.directory / "run"
         self.socket = str(self.runtime / "control.sock")
@@ -54,7 +55,7 @@ class Machine:
     def close(self) -> None:
         """End every process and remove the directory."""
         self.tree.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._end.close()
 
     def start(self) -> None:
         """The store, then the daemon; returns when both answer."""

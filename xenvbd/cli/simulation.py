@@ -3,14 +3,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xenvbd import errors, target, vdev
-from xenvbd.cli import render, report, work
+from xenvbd.cli import directory, render, report, work
 from xenvbd.cli.guest import Event, Frontend, Guest
 from xenvbd.cli.machine import Machine
 from xenvbd.cli.stream import Streams
@@ -25,21 +23,11 @@ def run(options: argparse.Namespace) -> int:
     """0 if every byte was as it should be."""
     work.check(options)
     targets = [work.resolve(text, options) for text in options.targets]
-    with stopping_signals(), own_images() as directory:
-        targets += [new_image(directory, number, options.size) for number in range(len(targets), options.guests)]
+    with stopping_signals(), directory.own("xenvbd-images-") as images:
+        targets += [new_image(images, number, options.size) for number in range(len(targets), options.guests)]
         view = View(quiet=options.quiet or options.json)
         with Machine(Streams(), allow=["/"] if options.keep else work.allowed(targets)) as machine:
             return Simulation(options, machine, view, targets).run()
-
-
-@contextlib.contextmanager
-def own_images() -> Iterator[Path]:
-    """A directory for the images that this run makes; it goes with them."""
-    directory = Path(tempfile.mkdtemp(prefix="xenvbd-images-")).resolve()
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def new_image(directory: Path, number: int, size: int) -> Target:
