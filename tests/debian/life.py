@@ -148,7 +148,6 @@ def become_a_host_under_xen() -> None:
     else:
         Path("/sys/hypervisor").mkdir(parents=True)
         Path("/sys/hypervisor/type").write_text("xen\n")
-    run("truncate", "-s", "64M", "/srv/disk.img")
 
 
 def the_init_scripts_verbs() -> None:
@@ -308,6 +307,9 @@ def the_first_release_is_not_to_be_gone_back_to(guest: Guest) -> None:
 
 
 def attach() -> Guest:
+    """A guest with a disk of zeros, as it expects."""
+    run("truncate", "-s", "0", "/srv/disk.img")
+    run("truncate", "-s", "64M", "/srv/disk.img")
     run("xenvbd", "attach", "domain1", "/srv/disk.img", "xvda", "--no-wait")
     guest = Guest()
     guest.is_served()
@@ -353,5 +355,16 @@ def main() -> None:
     remove_and_purge(before)
 
 
+def story() -> str:
+    """What there is to look at after a failure."""
+    log = run("journalctl", "--unit", "xenvbd") if SYSTEMD else Path("/var/log/xenvbd/xenvbd.log").read_text()
+    ends = {"xenvbd's log": log, "the guest": Path("/tmp/guest").read_text(), "processes": run("ps", "axfww")}
+    return "\n".join(f"== {what}\n{text[-3000:]}" for what, text in ends.items())
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AssertionError:
+        print(story())
+        raise
