@@ -80,12 +80,12 @@ def test_the_first_disk_that_matches_wins_over_the_defaults() -> None:
 def test_options_become_properties_but_a_toolstacks_refusal_stands() -> None:
     props = Properties(7, vdev.parse("xvda"), Target("null", size=1 << 30), discard_enable=False)
     options = DiskOptions(direct_io=True, barrier=True, persistent_grants=True, poll_us=50, queues=2,
-                          rerror="stop", werror="report",
+                          rerror="stop", werror="report", lock=False,
                           max_ring_page_order=1, max_indirect_segments=32, logical_block_size=4096,
                           physical_block_size=8192, large_sector_units="qemu")
     assert options.applied(props) == Properties(
         7, vdev.parse("xvda"), Target("null", size=1 << 30), discard_enable=False, direct=True, barrier=True,
-        persistent=True, poll_us=50, rerror="stop", werror="report", max_queues=2, max_ring_page_order=1,
+        persistent=True, lock=False, poll_us=50, rerror="stop", werror="report", max_queues=2, max_ring_page_order=1,
         max_indirect=32, logical_block_size=4096,
         physical_block_size=8192, large_sector_units="qemu")
 
@@ -164,7 +164,7 @@ PLACES = PATHS.filter(lambda path: ".." not in path.split("/") and "\0" not in p
 POWERS = st.integers(12, 21).map(lambda power: 1 << power)
 OPTIONS = {
     "engine": st.sampled_from(["auto", "uring", "threads"]), "direct_io": st.none() | st.booleans(),
-    "discard": st.booleans(), "barrier": st.booleans(), "persistent_grants": st.booleans(),
+    "lock": st.booleans(), "discard": st.booleans(), "barrier": st.booleans(), "persistent_grants": st.booleans(),
     "poll_us": st.integers(0, 1000), "rerror": st.sampled_from(["report", "stop"]),
     "werror": st.sampled_from(["enospc", "report", "stop"]),
     "stall_alarm": st.none() | st.integers(1, 10**6).map(float),

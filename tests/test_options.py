@@ -62,7 +62,8 @@ def outcome(b, image, **params):
 
 # Of one disk, by the control socket: what is changed, and beside what it can act.
 PARAMS = {
-    "mode": ("r", {}), "share": (True, {}), "device-type": ("cdrom", {}), "logical-block-size": (4096, {}),
+    "mode": ("r", {}), "share": (True, {}), "lock": (False, {}), "device-type": ("cdrom", {}),
+    "logical-block-size": (4096, {}),
     "physical-block-size": (8192, {}), "discard-enable": (False, {}), "discard-granularity": (1 << 20, {}),
     "max-ring-page-order": (1, {}), "max-queues": (2, {}), "max-indirect": (0, {}), "barrier": (True, {}),
     "persistent": (True, {"direct": False}), "poll-us": (5, {}), "rerror": ("stop", {}), "werror": ("stop", {}),
@@ -88,6 +89,7 @@ def test_a_parameter_of_attach_changes_what_the_disk_is(b, image, name):
     ({"persistent": True, "direct": True}, "persistent grants are not used with direct I/O"),
     ({"target": "null:1M", "direct": True}, "null:1M has no page cache"),
     ({"mode": "r", "werror": "stop"}, "the disk is read-only"),
+    ({"mode": "r", "share": True}, "the disk is read-only"), ({"target": "null:1M", "lock": False}, "no image"),
     ({"discard-granularity": 4096, "discard-enable": False}, "no meaning without discard"),
     ({"min-io": 512}, "does not know min-io"), ({"target": "mem:1M", "engine": "uring"}, "does not fit")], ids=str)
 def test_a_parameter_that_could_not_act_is_refused(b, image, params, words):
@@ -97,7 +99,8 @@ def test_a_parameter_that_could_not_act_is_refused(b, image, params, words):
 
 # Of the configuration.
 OPTIONS = {
-    "engine": ("threads", {}), "direct_io": (False, {}), "discard": (False, {}), "barrier": (True, {}),
+    "engine": ("threads", {}), "lock": (False, {}),
+    "direct_io": (False, {}), "discard": (False, {}), "barrier": (True, {}),
     "persistent_grants": (True, {"direct_io": False}), "poll_us": (5, {}), "rerror": ("stop", {}),
     "werror": ("stop", {}), "stall_alarm": (5.0, {}), "queues": (2, {}), "max_ring_page_order": (1, {}),
     "max_indirect_segments": (0, {}), "buffer_bytes": (4 << 20, {}), "logical_block_size": (4096, {}),
@@ -165,7 +168,7 @@ def test_what_we_read_of_a_toolstack_s_nodes_is_tried_here():
 
 # Of xl's DISKSPEC: what is changed, in words; None: what is refused, as it is a toolstack's to do.
 WORDS = {
-    "target": "target=/srv/b.img", "vdev": "vdev=xvdb", "access": "access=ro", "devtype": "devtype=cdrom",
+    "target": "target=/srv/b.img", "vdev": "vdev=xvdb", "access": "access=w!", "devtype": "devtype=cdrom",
     "cdrom": "cdrom", "discard": "discard", "no-discard": "no-discard", "trusted": "trusted", "untrusted": "untrusted",
     "direct-io-safe": "direct-io-safe", "format": "format=qcow2", "backend": "backend=storage",
     "backendtype": "backendtype=qdisk", "script": "script=block-x", "specification": "specification=virtio"}

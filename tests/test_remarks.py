@@ -20,6 +20,11 @@ def test_the_format_that_an_image_looks_like_is_named_with_another_way() -> None
     assert "qemu-nbd --connect=/dev/nbd0 --format=vpc '/srv/web 1.img'" in told
 
 
+def test_an_image_that_is_not_locked_is_said_to_be() -> None:
+    [told] = remarks(replace(PROPS, lock=False), FACTS)
+    assert "/srv/web 1.img is not locked (lock = off): nothing keeps another from writing to it" in told
+
+
 def test_persistent_grants_that_direct_io_forbids_are_said_not_to_be_used() -> None:
     wanted = replace(PROPS, persistent=True)
     assert remarks(wanted, FACTS) == []

@@ -123,7 +123,7 @@ def test_a_flag_can_also_say_the_default() -> None:
 @pytest.mark.parametrize(("text", "words"), [
     ("/d,qcow2,xvda", "--format=qcow2 /d`"), ("qcow2:/d,xvda,w", "only raw is"), ("format=vhd,target=/d", "=vpc /d`"),
     ("format=vdi", "--format=vdi FILE`"),
-    ("/d,foo,xvda", "format 'foo': expected raw"), ("/d,,xvda,x", "access 'x': expected w, rw, r, ro"),
+    ("/d,foo,xvda", "format 'foo': expected raw"), ("/d,,xvda,x", "access 'x': expected w, rw, w!, r, ro"),
     ("/d,,xvda,w,more", "too many positional parameters: 'more'"),
     ("/d,devtype=floppy", "expected cdrom, disk"),
     ("/d,backendtype=standalone", "expected phy, qdisk, tap"), ("/d,specification=virtio", "expected xen"),

@@ -149,6 +149,12 @@ def _or(word: str, inner: Kind) -> Kind:
                 lambda value: f'"{word}"' if value is None else inner.write(value))
 
 
+def _switch(value: Any) -> bool:
+    _insist(value in ("on", "off"))
+    return bool(value == "on")
+
+
+SWITCH = Kind('"on" or "off"', _switch, lambda value: '"on"' if value else '"off"')
 BOOLEAN = Kind("true or false", _boolean, lambda value: str(value).lower())
 TEXT = Kind("a text", _text, _quoted)
 MACHINE = Kind(hv.EXPECTED, _machine, _quoted)
@@ -192,6 +198,7 @@ class DiskOptions:
 
     engine: str = _key(_choice("auto", "uring", "threads"), "auto")
     direct_io: bool | None = _key(_or("auto", BOOLEAN), None)
+    lock: bool = _key(SWITCH, True)
     discard: bool = _key(BOOLEAN, True)
     barrier: bool = _key(BOOLEAN, False)
     persistent_grants: bool = _key(BOOLEAN, False)
@@ -210,7 +217,7 @@ class DiskOptions:
     def applied(self, props: Properties) -> Properties:
         """The properties with these options; what a toolstack refused (discard) stays refused."""
         return replace(
-            props, direct=self.direct_io, discard_enable=self.discard and props.discard_enable,
+            props, direct=self.direct_io, lock=self.lock, discard_enable=self.discard and props.discard_enable,
             barrier=self.barrier, persistent=self.persistent_grants, poll_us=self.poll_us,
             rerror=self.rerror, werror=self.werror, max_queues=self.queues,
             max_ring_page_order=self.max_ring_page_order, max_indirect=self.max_indirect_segments,

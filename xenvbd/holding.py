@@ -73,7 +73,7 @@ class Holding:
         """What a helper thread is to open.  StoreError."""
         if self._tenant is None or self._tenant.gone.is_set():
             self._tenant = Tenant(self._key, self._domid, self._vm, domains.group(self._host.store, self._domid),
-                                  properties.read_only, properties.share)
+                                  properties.read_only, properties.share, properties.lock)
         return Wanted(properties, self._host.policy, engine, self._host.images, self._tenant, self.identity,
                       seize=self._recovering)
 

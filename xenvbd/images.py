@@ -40,8 +40,9 @@ class Tenant:
     """A vbd, as far as it matters to others on the same image.
 
     key: see Runtime.key(); vm: the domain's /vm/UUID, empty if it has none or that cannot be read; group: the domain
-    whose disk it is in the end: its own, or for a stubdomain its target's; None if that cannot be read; share: it lets
-    others write (xl's w!); gone: it wants no image any more, also not one that is about to be claimed."""
+    whose disk it is in the end: its own, or for a stubdomain its target's; None if that cannot be read; lock: see
+    Properties; share: it lets others write (xl's w!); gone: it wants no image any more, also not one that is about to
+    be claimed."""
 
     key: str
     domid: int
@@ -49,6 +50,7 @@ class Tenant:
     group: int | None = None
     read_only: bool = False
     share: bool = False
+    lock: bool = True
     gone: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     def beside(self, other: Tenant) -> bool:
@@ -98,7 +100,7 @@ class Images:
             if (joined := self._beside(tenant, number, path)) is not None:
                 return joined
             claim = Claim.take(path, where, read_only=tenant.read_only, share=tenant.share or self._knows(number),
-                               expected=expected, seize=seize)
+                               lock=tenant.lock, expected=expected, seize=seize)
         finally:
             os.close(where)
         return self._join(tenant, number[0], claim)
@@ -177,7 +179,8 @@ class Images:
                 held.tenants[tenant.key] = tenant
                 os.close(fd)            # another way to the same description
                 return held.claim
-        return self._join(tenant, number[0], Claim.inherited(path, fd, expected, read_only=tenant.read_only))
+        return self._join(tenant, number[0], Claim.inherited(path, fd, expected, read_only=tenant.read_only,
+                                                             lock=tenant.lock))
 
     def _of(self, key: str) -> _Held | None:
         with self._lock:

@@ -25,7 +25,8 @@ DOMID_FIRST_RESERVED = 0x7ff0
 class Properties:
     """What an administrator or a toolstack asks for.  Sizes in bytes; None: as the target has it.
 
-    mode is "r" or "w"; share allows other writers that allow it too (xl's "w!"); device_type is "disk" or
+    mode is "r" or "w"; share allows other writers that allow it too (xl's "w!"); lock: claim
+    the image against others, which its file system must have locks for; device_type is "disk" or
     "cdrom" (always read-only).  poll_us: how
     long to look for requests before sleeping, at most.  rerror, werror: QEMU's names for what becomes of a read or
     write that failed: it is answered with an error ("report"), or kept until it succeeds ("stop"; "enospc": for want of
@@ -36,6 +37,7 @@ class Properties:
     target: Target | None
     mode: str = "w"
     share: bool = False
+    lock: bool = True
     device_type: str = "disk"
     logical_block_size: int = SECTOR
     physical_block_size: int | None = None

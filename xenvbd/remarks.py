@@ -16,6 +16,10 @@ def remarks(properties: Properties | None, facts: DiskFacts | None) -> list[str]
         found.append(f"{properties.target} looks like an image of format {facts.content} and is served raw, as all "
                      "are: the guest sees the format's own bytes; if that is not what is meant, detach it, and "
                      f"{target.other_way(facts.content, path)}")
+    if not properties.lock:
+        found.append(f"{properties.target} is not locked (lock = off): nothing keeps another from writing to it, on "
+                     "this host or another; attach it again with lock = on once its file system has locks, and nobody "
+                     "else holds them")
     if properties.persistent and facts.alignment > 1:
         found.append(f"persistent grants are not used: {properties.target} is served with direct I/O (XSA-229); "
                      "attach it with --no-direct, or with direct-io = false in the configuration, to have them")

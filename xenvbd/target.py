@@ -41,12 +41,13 @@ class Target:
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """A DISKSPEC.  target is None for an empty drive, vdev None to choose a free one; mode is "r" or "w"; discard and
-    trusted are None where nothing is said of them.  no-colo asks for what is always so, and is not kept."""
+    """A DISKSPEC.  target is None for an empty drive, vdev None to choose a free one; mode is "r" or "w"; share is
+    w!; discard and trusted are None where nothing is said of them.  no-colo asks for what is so, and is not kept."""
 
     target: Target | None
     vdev: Vdev | None = None
     mode: str = "w"
+    share: bool = False
     device_type: str = "disk"
     backend: str | None = None
     backendtype: str | None = None
@@ -94,6 +95,7 @@ def parse_diskspec(text: str) -> DiskSpec:
         target=target,
         vdev=vdev.parse(values["vdev"]) if values.get("vdev") else None,
         mode="r" if cdrom else _ACCESS[values.get("access", "")],      # whatever access says, as in xl
+        share=not cdrom and values.get("access") == "w!",
         device_type="cdrom" if cdrom else "disk",
         backend=values.get("backend") or None,
         backendtype=values.get("backendtype") or None,
@@ -152,7 +154,7 @@ def other_way(name: str, path: str) -> str:
 _POSITIONAL = ("target", "format", "vdev", "access")
 _FLAGS = {"cdrom": "devtype", "direct-io-safe": "direct-io-safe", "discard": "discard",
           "no-discard": "discard", "trusted": "trusted", "untrusted": "trusted", "no-colo": "no-colo"}
-_ACCESS = {"": "w", "w": "w", "rw": "w", "r": "r", "ro": "r"}
+_ACCESS = {"": "w", "w": "w", "rw": "w", "w!": "w", "r": "r", "ro": "r"}
 _CHOICES = {"access": tuple(_ACCESS), "devtype": ("cdrom", "disk"), "specification": ("xen",),
             "backendtype": ("", *KINDS)}
 _NAMES = (*_POSITIONAL, *_CHOICES, "backend", "script")

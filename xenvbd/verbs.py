@@ -197,6 +197,11 @@ def _refuse_what_cannot_act(properties: Properties, asked: dict[str, Any]) -> No
     if asked.get("persistent") and properties.direct:
         raise PropertyError(errno.EINVAL, "persistent: persistent grants are not used with direct I/O (XSA-229): leave "
                             "it out, or say --no-direct (direct-io = false)")
+    if asked.get("share") and properties.read_only:
+        raise PropertyError(errno.EINVAL, "share: the disk is read-only, and shares its image with all that read: "
+                            "leave it out")
+    if asked.get("lock") is False and target is not None and target.scheme != "file":
+        raise PropertyError(errno.EINVAL, f"lock: {target} has no image that others could have: leave it out")
     if asked.get("werror") and properties.read_only:
         raise PropertyError(errno.EINVAL, "werror: the disk is read-only, and has no writes that fail: leave it out")
 

@@ -1,10 +1,10 @@
 """A file system of one file, for what ordinary ones do not do: FUSE's protocol, as far as one file needs it.
 
-    python fusefile.py FILE SIZE [--locks] [--held PATH]
+    python fusefile.py FILE SIZE [--locks | --no-locks] [--held PATH]
 
 It mounts itself over FILE, says "ready", and ends when it is unmounted.  --locks: it keeps locks itself, and lets those
-of a description go when they are unlocked only, as JuiceFS does.  --held: a write waits as long as PATH exists, and is
-done then; PATH.write says that there is one.  Needs root."""
+of a description go when they are unlocked only, as JuiceFS does; --no-locks: it has none.  --held: a write waits as
+long as PATH exists, and is done then; PATH.write says that there is one.  Needs root."""
 import argparse
 import ctypes
 import os
@@ -16,18 +16,19 @@ import time
 HEADER, REPLY = struct.Struct("=IIQQIIII"), struct.Struct("=IiQ")
 ATTRIBUTES = struct.Struct("=QI4x6Q10I")
 LOCK = struct.Struct("=4QII")               # handle, owner, start, end, type, pid
-FORGET, GETATTR, SETATTR, OPEN, READ, PUT, RELEASE, FSYNC, FLUSH, INIT = 2, 3, 4, 14, 15, 16, 18, 20, 25, 26
+FORGET, GETATTR, SETATTR, OPEN, READ, PUT, STATFS, RELEASE, FSYNC, FLUSH, INIT = 2, 3, 4, 14, 15, 16, 17, 18, 20, 25, 26
 GETLK, SETLK, SETLKW, INTERRUPT, DESTROY, BATCH_FORGET = 31, 32, 33, 36, 38, 42
 POSIX_LOCKS = 1 << 1
 MAX_WRITE = 128 << 10
-ENOSYS, EAGAIN, UNLOCKED = 38, 11, 2
+ENOSYS, ENOLCK, EAGAIN, UNLOCKED = 38, 37, 11, 2
 
 
 class File:
     def __init__(self, path, size, locks, held):
+        """locks: True: it keeps them itself; False: it has none; None: the kernel keeps them."""
         self.content = bytearray(size)
-        self.keeps_locks, self.held = locks, held
-        self.locks = []                     # owner, start, end, type
+        self.asks_for_locks, self.held = locks is not None, held
+        self.locks = [] if locks else None  # owner, start, end, type
         self.device = os.open("/dev/fuse", os.O_RDWR)
         options = f"fd={self.device},rootmode=100600,user_id=0,group_id=0,allow_other".encode()
         libc = ctypes.CDLL(None, use_errno=True)
@@ -59,7 +60,7 @@ class File:
     def answer(self, operation, body):
         """What to reply, or an errno."""
         if operation == INIT:
-            flags = POSIX_LOCKS if self.keeps_locks else 0
+            flags = POSIX_LOCKS if self.asks_for_locks else 0
             return struct.pack("=IIIIHHIIHHI28x", 7, 31, MAX_WRITE, flags, 16, 12, MAX_WRITE, 1, 0, 0, 0)
         if operation in (GETATTR, SETATTR):
             size = len(self.content)
@@ -71,8 +72,10 @@ class File:
             return bytes(self.content[offset:offset + size])
         if operation == PUT:
             return self.put(body)
+        if operation == STATFS:
+            return bytes(80)
         if operation in (GETLK, SETLK, SETLKW):
-            return self.lock(operation, *LOCK.unpack_from(body)[1:5])
+            return ENOLCK if self.locks is None else self.lock(operation, *LOCK.unpack_from(body)[1:5])
         return b"" if operation in (FLUSH, RELEASE, DESTROY, FSYNC) else ENOSYS
 
     def put(self, body):
@@ -100,7 +103,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("path")
     parser.add_argument("size", type=int)
-    parser.add_argument("--locks", action="store_true")
+    parser.add_argument("--locks", action=argparse.BooleanOptionalAction)
     parser.add_argument("--held")
     options = parser.parse_args()
     served = File(options.path, options.size, options.locks, options.held)

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vdev", metavar="VDEV", nargs="?", type=types.vdev_name,
                         help="the guest's name for it, as in xvda (default: the first free)")
     parser.add_argument("--ro", action="store_true", help="read-only")
+    parser.add_argument("--share", action="store_true",
+                        help="let others write to it that say so too, as xl's mode w! does")
+    parser.add_argument("--lock", choices=("on", "off"),
+                        help="off: serve an image whose file system has no locks, or a dead host's; nothing keeps "
+                        "other writers out then (default: on)")
     parser.add_argument("--cdrom", action="store_true", help="a cdrom drive with this medium; read-only")
     parser.add_argument("--wait", action=argparse.BooleanOptionalAction, default=True,
                         help="wait until the guest has connected (default), or return once the disk is offered; a disk "
@@ -87,6 +92,10 @@ def disk_params(options: argparse.Namespace) -> dict[str, Any]:
     params = from_diskspec(options.target) if is_diskspec(options) else from_target(options.target, options.vdev)
     if options.ro:
         params["mode"] = "r"
+    if options.share:
+        params["share"] = True
+    if options.lock:
+        params["lock"] = options.lock == "on"
     if options.cdrom:
         params |= {"device-type": "cdrom", "mode": "r"}
     return params | properties(options)
@@ -122,6 +131,8 @@ def from_diskspec(text: str) -> dict[str, Any]:
     if spec.target is None:
         raise PropertyError(errno.ENOMEDIUM, f"{text!r} names no medium: expected target=PATH")
     params: dict[str, Any] = {"target": str(spec.target), "mode": spec.mode, "device-type": spec.device_type}
+    if spec.share:
+        params["share"] = True
     if spec.vdev:
         params["vdev"] = spec.vdev.name
     if spec.direct_io_safe:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from xenvbd.disk import locks, places
+from xenvbd.disk import locks, places, users
 from xenvbd.disk.formats import looks_like
 from xenvbd.disk.identity import Identity
 from xenvbd.disk.image import Image, inspect
@@ -20,32 +20,38 @@ from xenvbd.errors import ClaimError, TargetError
 class Claim:
     """One image; identity: what it is.  Its descriptor is closed with close() alone."""
 
-    def __init__(self, path: str, fd: int, identity: Identity, *, read_only: bool) -> None:
-        """fd: open, locked, and the claim's own from here on."""
-        self.path, self.fd, self.identity, self.read_only = path, fd, identity, read_only
+    def __init__(self, path: str, fd: int, identity: Identity, *, read_only: bool, lock: bool = True) -> None:
+        """fd: open, locked if lock, and the claim's own from here on."""
+        self.path, self.fd, self.identity, self.read_only, self.lock = path, fd, identity, read_only, lock
 
     @classmethod
-    def take(cls, path: str, where: int, *, read_only: bool, share: bool, expected: Identity | None = None,
-             seize: bool = False) -> Claim:
+    def take(cls, path: str, where: int, *, read_only: bool, share: bool, lock: bool = True,
+             expected: Identity | None = None, seize: bool = False) -> Claim:
         """Claim what the descriptor where stands for (places.find()), which stays the caller's.
 
-        read_only, share: as for open_image().  expected: what it must be (TargetError, ESTALE: it is another image).
+        read_only, share: as for open_image(); lock: Properties.lock.  expected: what it must be (TargetError,
+        ESTALE: it is another image); None: a new disk's, so that what this host does with it is looked at (users).
         seize: an earlier manager had it, whose worker may have a device for itself (O_EXCL).  Raises ClaimError (in
         use), TargetError."""
-        fd = _open(path, where, read_only=read_only, exclusive=not (read_only or share), seize=seize)
+        alone = not (read_only or share)
+        fd = _open(path, where, read_only=read_only, exclusive=alone, seize=seize)
         try:
             with places.named(path):
                 places.make_blocking(fd, path, read_only=read_only)
                 identity = Identity.of(fd)
                 _compare(path, expected, identity)
-                locks.claim(fd, path, exclusive=not (read_only or share), ours=seize)
+                if lock:
+                    locks.claim(fd, path, exclusive=alone, ours=seize)
+                if expected is None and not share:      # else it has been a disk's already
+                    users.check(fd, path, read_only=read_only, exclusive=alone)
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, identity, read_only=read_only)
+        return cls(path, fd, identity, read_only=read_only, lock=lock)
 
     @classmethod
-    def inherited(cls, path: str, fd: int, expected: Identity, *, read_only: bool) -> Claim:
+    def inherited(cls, path: str, fd: int, expected: Identity, *, read_only: bool,
+                  lock: bool = True) -> Claim:
         """The claim of an earlier manager whose descriptor we were given; it is closed if this raises TargetError."""
         try:
             with places.named(path):
@@ -53,7 +59,7 @@ class Claim:
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, expected, read_only=read_only)
+        return cls(path, fd, expected, read_only=read_only, lock=lock)
 
     def image(self, *, read_only: bool, direct: bool | None, logical_block_size: int, writer: str | None,
               alone: bool) -> Image:
@@ -64,7 +70,8 @@ class Claim:
         try:
             with places.named(self.path):
                 places.make_blocking(fd, self.path, read_only=read_only)
-                locks.fence(fd, self.path, exclusive=alone, name=writer)
+                if self.lock:
+                    locks.fence(fd, self.path, exclusive=alone, name=writer)
                 return inspect(fd, self.path, read_only=read_only, direct=direct,
                                logical_block_size=logical_block_size)
         except BaseException:

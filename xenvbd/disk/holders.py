@@ -132,7 +132,8 @@ def _describing(file: str, status: os.stat_result, wanted: Range | None) -> Iter
     btrfs share the superblock, and inode numbers."""
     for pid in _processes():
         for descriptor in _numbers(f"/proc/{pid}/fdinfo"):
-            found = [lock for line in _lines(f"/proc/{pid}/fdinfo/{descriptor}") if (lock := _parsed(line, file))]
+            found = [lock for line in _lines(f"/proc/{pid}/fdinfo/{descriptor}")
+                     if line.startswith("lock:") and (lock := _parsed(line, file))]
             if any(wanted is None or lock.bytes.conflicts(wanted) for lock in found) and _is(pid, descriptor, status):
                 yield pid
                 break

@@ -55,7 +55,7 @@ def open_image(path: str, *, read_only: bool, direct: bool | None = None, allow:
         try:
             places.make_blocking(fd, path, read_only=read_only)
             if lock:
-                lock_image(fd, path, exclusive=not (read_only or share), wait=wait,
+                lock_image(fd, path, exclusive=not (read_only or share), wait=wait, claim=True,
                            fence=None if read_only else fence)
             return inspect(fd, path, read_only=read_only, direct=direct, logical_block_size=logical_block_size)
         except BaseException:

@@ -97,14 +97,14 @@ def fence(fd: int, path: str, *, exclusive: bool, name: str | None, disks_of: Di
         lock(fd, path, EXCLUSIVE, FENCE_BYTE + zlib.crc32(name.encode()), disks_of=disks_of, ours=True)
 
 
-def lock_image(fd: int, path: str, *, exclusive: bool, fence: str | None = None, wait: bool = False,
-               disks_of: DisksOf = nobody) -> None:
-    """Lock an image on its I/O descriptor, without a claim; the lock goes when the last copy of it is closed.
+def lock_image(fd: int, path: str, *, exclusive: bool, fence: str | None = None, claim: bool = False,
+               wait: bool = False, disks_of: DisksOf = nobody) -> None:
+    """Lock an image on its I/O descriptor as 0.1 does; the lock goes when the last copy of it is closed.
 
-    fence names the vbd (needs a descriptor open for writing).  Raises ClaimError that names the process which
-    holds the image (errno EINPROGRESS if that is gone, but not all it had begun), unless wait; TargetError where
-    the file system has no locks."""
-    wanted = [(EXCLUSIVE if exclusive else SHARED, SHARE_BYTE)]
+    claim: and claim it, for who has no other description.  fence names the vbd (needs a descriptor open for writing).
+    Raises ClaimError that names the process which holds the image (errno EINPROGRESS if that is gone, but not all it
+    had begun), unless wait; TargetError where the file system has no locks."""
+    wanted = [(EXCLUSIVE if exclusive else SHARED, byte) for byte in ((CLAIM_BYTE,) if claim else ()) + (SHARE_BYTE,)]
     if fence is not None:
         wanted.append((EXCLUSIVE, FENCE_BYTE + zlib.crc32(fence.encode())))
     for kind, start in wanted:
