@@ -138,6 +138,36 @@ def test_a_target_that_hangs_fails_its_device_only_and_is_closed_when_it_comes_a
 
 # Connect
 
+def test_a_guest_that_connects_again_and_again_to_a_dead_storage_has_one_helper_thread(b, image, monkeypatch):
+    """And others have theirs: 32 of its calls hung, and no disk of the host could be opened any more."""
+    release = threading.Event()
+
+    def hang(*args, **options):
+        release.wait()
+        raise OSError(errno.EIO, "it is dead")
+
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+    b.host.policy = Policy(open_seconds=0.02)
+    monkeypatch.setattr(Medium, "open", hang)
+    monkeypatch.setattr(Medium, "survey", hang)
+    for _ in range(33):
+        b.guest.connect()
+        b.until(lambda: device.failed)
+        b.guest.state(6)
+        b.until(lambda: b.node("state") == CLOSED)
+        b.guest.state(1)
+        b.until(lambda: b.node("state") == INITWAIT)
+    assert b.host.helpers.running == 1
+    found = []
+    b.host.helpers.run("opening", lambda: 42, found.append, seconds=5, dispose=found.append, path="/srv/a.img")
+    b.until(lambda: found)
+    release.set()
+    b.until(lambda: b.host.helpers.running == 0)
+    assert found == [42]
+
+
 @pytest.mark.parametrize("state", [3, 4], ids=["Initialised", "Connected"])
 def test_a_frontend_with_a_ring_is_connected(b, state):
     device = b.device()

@@ -26,9 +26,9 @@ def until(loop, condition):
         loop.run_once(0.05)
 
 
-def run(helpers, work, *, seconds=10.0):
+def run(helpers, work, *, seconds=10.0, **options):
     results, disposed = [], []
-    give_up = helpers.run("open x", work, results.append, seconds=seconds, dispose=disposed.append)
+    give_up = helpers.run("open x", work, results.append, seconds=seconds, dispose=disposed.append, **options)
     return results, disposed, give_up
 
 
@@ -115,3 +115,94 @@ def test_too_many_hanging_calls_are_refused(loop):
     assert results[0].errno == errno.EAGAIN
     release.set()
     until(loop, lambda: helpers.running == 0)
+
+
+@pytest.fixture
+def hangs(loop):
+    """Work that hangs until the test is over."""
+    release = threading.Event()
+    yield release.wait
+    release.set()
+
+
+def places(loop, limit=32):
+    """Helpers that take the first directory of a path for its file system."""
+    return Helpers(loop, limit, place_of=lambda path: path.split("/")[1])
+
+
+def test_one_dead_file_system_holds_a_quarter_of_the_threads_and_others_are_served(loop, hangs):
+    helpers = places(loop)
+    for number in range(40):
+        run(helpers, hangs, path=f"/dead/{number}.img")
+    results, _, _ = run(helpers, lambda: 42, path="/local/a.img", seconds=1.0)
+    until(loop, lambda: results)
+    assert results == [42] and helpers.running == 8
+
+
+def test_what_waits_for_its_file_system_is_begun_when_that_answers(loop):
+    release = threading.Event()
+    helpers = places(loop)
+    all_results = [run(helpers, release.wait, path=f"/slow/{number}.img")[0] for number in range(40)]
+    assert helpers.running == 8
+    release.set()
+    until(loop, lambda: all(all_results))
+    assert all_results == [[True]] * 40 and helpers.running == 0
+
+
+def test_what_waits_for_a_dead_file_system_is_refused_by_its_name_at_its_time(loop, hangs):
+    helpers = places(loop)
+    for number in range(8):
+        run(helpers, hangs, path=f"/dead/{number}.img")
+    results, _, _ = run(helpers, pytest.fail, path="/dead/8.img", seconds=0.05)
+    until(loop, lambda: results)
+    assert results[0].errno == errno.EAGAIN and "dead" in str(results[0])
+
+
+def test_a_disk_that_is_realized_has_a_thread_for_itself_and_no_second(loop, hangs):
+    helpers = places(loop, limit=4)
+    helpers.reserve("a")
+    for _ in range(40):                                 # a guest that connects again and again
+        results, _, _ = run(helpers, hangs, owner="a", seconds=0.001)
+        until(loop, lambda results=results: results)
+        assert results[0].errno == errno.ETIMEDOUT
+    assert helpers.running == 1
+    results, _, _ = run(helpers, lambda: 42, path="/dead/b.img", owner="b")
+    until(loop, lambda: results)
+    assert results == [42]
+
+
+def test_a_full_pool_keeps_no_realized_disk_from_its_thread(loop, hangs):
+    helpers = places(loop, limit=4)
+    for number in range(4):
+        run(helpers, hangs, path=f"/dead{number}/a.img")
+    helpers.reserve("a")
+    results, _, _ = run(helpers, lambda: 42, owner="a")
+    until(loop, lambda: results)
+    assert results == [42]
+
+
+def test_a_disks_next_call_waits_for_the_one_that_hangs_and_is_made_then(loop):
+    release = threading.Event()
+    helpers = places(loop)
+    helpers.reserve("a")
+    _, disposed, give_up = run(helpers, lambda: release.wait() and "old", owner="a")
+    give_up()
+    results, _, _ = run(helpers, lambda: "new", owner="a")
+    assert helpers.running == 1
+    release.set()
+    until(loop, lambda: results)
+    assert (results, disposed) == (["new"], ["old"])
+
+
+def test_what_must_be_done_is_done_though_nobody_waits_for_it_any_more(loop):
+    release, closed = threading.Event(), []
+    helpers = places(loop)
+    helpers.reserve("a")
+    run(helpers, release.wait, owner="a")
+    results, _, _ = run(helpers, lambda: closed.append(1), owner="a", seconds=0.001, must=True)
+    skipped, _, _ = run(helpers, lambda: closed.append(2), owner="a", seconds=0.001)
+    until(loop, lambda: results and skipped)
+    helpers.release("a")
+    release.set()
+    until(loop, lambda: helpers.running == 0)
+    assert closed == [1]

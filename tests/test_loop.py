@@ -1,4 +1,5 @@
 """The event loop: descriptors, timers, calls from other threads; one callback that fails is alone in it."""
+import gc
 import os
 import socket
 import threading
@@ -6,7 +7,7 @@ import time
 
 import pytest
 
-from xenvbd.loop import Loop
+from xenvbd.loop import Loop, Timer
 
 
 @pytest.fixture
@@ -36,6 +37,25 @@ def test_a_timer_may_be_so_far_away_that_no_kernel_takes_the_time(loop):
     loop.run_once()
     assert never.callback is None
     os.close(fd)
+
+
+def test_timers_that_were_cancelled_are_not_kept_until_their_time(loop):
+    for _ in range(1000):
+        loop.later(1e9, lambda: None).cancel()
+    assert sum(isinstance(each, Timer) for each in gc.get_objects()) < 200
+
+
+def test_pruning_keeps_the_order_of_those_that_are_left(loop):
+    called = []
+    for number in range(200):
+        timer = loop.later(0.001 * (200 - number), lambda number=number: called.append(number))
+        if number % 2:
+            timer.cancel()
+    deadline = time.monotonic() + 10
+    while len(called) < 100:
+        assert time.monotonic() < deadline
+        loop.run_once(0.05)
+    assert called == list(range(198, -1, -2))
 
 
 def test_reading_and_writing_are_asked_for_separately(loop):

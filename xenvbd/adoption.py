@@ -57,7 +57,8 @@ class Adoption:
         self._give_up = host.helpers.run(
             f"taking over {record.properties.target}",
             lambda: Medium.fenced(wanted, record.name, self._cancelled, self._waits),
-            self._opened, seconds=FOREVER, dispose=Medium.close)
+            self._opened, seconds=FOREVER, dispose=Medium.close, owner=self._key,
+            lane="taking over")
 
     def _waits(self, trouble: str) -> None:
         """In the helper thread."""

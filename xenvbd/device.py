@@ -91,6 +91,7 @@ class Device(Connection):
         self.engine, self.buffer_bytes = record.engine, record.buffer_bytes
         self.created, self.areas.published = record.created, True
         self.agreement, self.flush_failed, self.image = record.agreement, record.flush_failed, record.image
+        self.host.helpers.reserve(self.key)
         died = not serving and self.adoptable
         if not (serving or died):
             self.agreement = None
@@ -300,6 +301,7 @@ class Device(Connection):
     def _published(self) -> None:
         properties, facts = self._properties(), self.facts
         assert facts is not None
+        self.host.helpers.reserve(self.key)
         if properties.device_type == "cdrom":
             event("xen_cdrom_realize", disk=self.name)
         else:
@@ -376,6 +378,7 @@ class Device(Connection):
         event("xen_block_unrealize", disk=self.name)
         self.close()
         self.host.runtime.forget(self.key)
+        self.host.helpers.release(self.key)
         self._todo.clear()
         self._say(logging.INFO, "gone")
         self._last_name = self.name         # whoever waits for its end is told by that

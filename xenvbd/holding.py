@@ -55,7 +55,7 @@ class Holding:
     def survey(self, properties: Properties, engine: str, done: Done) -> None:
         """Claim the target and look at it, before the guest is told of it; done() gets a Medium without an image."""
         wanted = self.wanted(properties, engine)
-        self._run(f"opening {properties.target}", lambda: Medium.survey(wanted), done)
+        self._run(properties, lambda: Medium.survey(wanted), done)
 
     def open(self, properties: Properties, engine: str, done: Done) -> None:
         """Open it for a worker; done() gets the Medium.  ClaimError (EINPROGRESS): to be tried again."""
@@ -67,7 +67,7 @@ class Holding:
                       engine=engine)
             done(result)
 
-        self._run(f"opening {properties.target}", lambda: Medium.open(wanted), opened)
+        self._run(properties, lambda: Medium.open(wanted), opened)
 
     def wanted(self, properties: Properties, engine: str) -> Wanted:
         """What a helper thread is to open.  StoreError."""
@@ -104,7 +104,7 @@ class Holding:
 
         self._give_up = self._host.helpers.run(
             f"claiming {properties.target}", wanted.claim, claimed,
-            seconds=self._host.policy.open_seconds, dispose=lambda claim: None)
+            seconds=self._host.policy.open_seconds, dispose=lambda claim: None, owner=self._key)
 
     def _again(self, properties: Properties, engine: str, exc: OSError) -> None:
         if str(exc) != self.trouble:
@@ -128,7 +128,8 @@ class Holding:
             done()
             return
         self._host.helpers.run(f"letting go of {claim.path}", functools.partial(_close, claim), lambda result: done(),
-                               seconds=RELEASE_SECONDS, dispose=lambda result: None)
+                               seconds=RELEASE_SECONDS, dispose=lambda result: None, owner=self._key, path=claim.path,
+                               must=True)
 
     def close(self) -> None:
         """Start nothing any more; the claim stays as it is."""
@@ -139,7 +140,7 @@ class Holding:
 
     # Helpers
 
-    def _run(self, what: str, work: Callable[[], Medium], done: Done) -> None:
+    def _run(self, properties: Properties, work: Callable[[], Medium], done: Done) -> None:
         def came(result: Medium | OSError) -> None:
             if isinstance(result, OSError):
                 done(self.explained(result))
@@ -149,8 +150,10 @@ class Holding:
             done(result)
 
         self._closed = False
-        self._give_up = self._host.helpers.run(what, work, came, seconds=self._host.policy.open_seconds,
-                                               dispose=Medium.close)
+        path = properties.target.path if properties.target else None
+        self._give_up = self._host.helpers.run(
+            f"opening {properties.target}", work, came, seconds=self._host.policy.open_seconds, dispose=Medium.close,
+            owner=self._key, path=path or "")
 
     def has(self, identity: Identity) -> None:
         """The image was claimed by somebody who asked for wanted()."""

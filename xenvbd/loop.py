@@ -22,6 +22,7 @@ Callback = Callable[[], object]
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 86400.0          # seconds in one call: epoll_wait() has a limit
+PRUNE = 64                      # timers, from which on those that were cancelled are looked for
 ACCEPT_SECONDS = 1.0            # until a listener is looked at again, when there was no descriptor for a connection
 
 
@@ -48,6 +49,7 @@ class Loop:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ, (self._woken, None))
         self._timers: list[tuple[float, int, Timer]] = []
+        self._prune_at = PRUNE
         self._order = itertools.count()
         self._soon: deque[Callback] = deque()
         self._stopped = False
@@ -86,8 +88,16 @@ class Loop:
 
     def later(self, seconds: float, callback: Callback) -> Timer:
         timer = Timer(time.monotonic() + seconds, callback)
+        if len(self._timers) >= self._prune_at:
+            self._prune()
         heapq.heappush(self._timers, (timer.when, next(self._order), timer))
         return timer
+
+    def _prune(self) -> None:
+        """Let go of the timers that were cancelled: their time may be far away, and a guest can have many made."""
+        self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._prune_at = max(PRUNE, 2 * len(self._timers))
 
     def soon(self, callback: Callback) -> None:
         """Call back in the loop's next round.  The one way in from another thread or a signal handler."""
