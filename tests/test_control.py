@@ -10,8 +10,8 @@ import time
 import pytest
 
 from tests.support import control as support
-from xenvbd.control import MAX_CLIENTS, MAX_REQUEST, Client
-from xenvbd.errors import ControlError, NoSuchDisk, PropertyError, exit_code
+from xenvbd.control import MAX_CLIENTS, MAX_REQUEST, Client, Server
+from xenvbd.errors import ClaimError, ControlError, NoSuchDisk, PropertyError, exit_code
 
 
 class Daemon(support.Daemon):
@@ -201,6 +201,15 @@ def test_a_daemon_that_cannot_be_reached_is_said_why(tmp_path, monkeypatch, numb
     monkeypatch.setattr("xenvbd.control.socket.socket", type("Refused", (socket.socket,), {"connect": refuse}))
     with pytest.raises(ControlError, match=hint):
         Client(str(tmp_path / "control.sock")).call("echo")
+
+
+def test_the_socket_of_a_daemon_that_listens_is_not_taken(tmp_path):
+    path = str(tmp_path / "control.sock")
+    daemon = Daemon(path)
+    with pytest.raises(ClaimError, match="another xenvbd listens there"):
+        Server(daemon.loop, path, print)
+    assert Client(path).call("echo") == {}
+    daemon.stop()
 
 
 def test_a_wrong_property_is_a_usage_error():

@@ -5,6 +5,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -75,6 +77,29 @@ def test_it_tells_systemd_when_it_is_ready_and_when_it_stops(config, systemd):
 def test_without_systemd_nobody_is_told(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")
+
+
+def test_a_second_manager_elsewhere_is_refused_for_the_same_kinds_and_replaces_nothing(config, tmp_path):
+    other = tmp_path / "other"
+    served = Service(config)
+    code = ("import sys; from dataclasses import replace; from xenvbd import config, service; "
+            "hypervisor, place, control, *kinds = sys.argv[1:]; "
+            "sys.exit(service.serve(replace(config.Config(), hypervisor=hypervisor, runtime_dir=place, socket=control, "
+            "kinds=tuple(kinds))))")
+
+    def second(*kinds):
+        command = [sys.executable, "-c", code, config.hypervisor, str(other), config.control, *kinds]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    def look():
+        refused = second(*config.kinds)
+        assert refused.returncode == 7
+        assert f"another xenvbd (process {os.getpid()}, runtime directory" in refused.stderr
+        listened = second("vbd3" if "vbd3" not in config.kinds else "qdisk")
+        assert listened.returncode == 7 and "another xenvbd listens there" in listened.stderr
+        assert Client(config.control).call("ping")["pid"] == os.getpid()
+
+    running(served, look)
 
 
 def test_a_second_manager_is_refused_and_harms_nothing(config):

@@ -51,7 +51,7 @@ class Backend:
         rivals.find()."""
         self.loop, self.store, self.workers = loop, store, workers
         self._wanted = tuple(kinds)
-        self.claims = Claims(loop, store, store.domid, rival)
+        self.claims = Claims(loop, store, store.domid, str(runtime.path), rival)
         self.devices: dict[Key, Device] = {}
         self.names = Names(store, self._renamed)
         self.lookup = Lookup(store, self.names, self.devices)
@@ -104,6 +104,7 @@ class Backend:
             log.error("xenstored has lost its tree: the disks go on being served, and are let go by detach --force")
             self._orphans = set(self.devices)
             self.store.write(self._marker, str(os.getpid()))
+            self.claims.reign.renew()
         for key, device in list(self.devices.items()):
             device.run()
             self.mark(key)

@@ -9,6 +9,7 @@ from xenvbd import domains, features, libxl, rivals
 from xenvbd.area import Areas
 from xenvbd.errors import ClaimError, StoreError
 from xenvbd.loop import Loop
+from xenvbd.reign import Reign
 from xenvbd.rivals import Rival
 from xenvbd.store import Store
 from xenvbd.xenbus import XenbusState, parse_state
@@ -21,17 +22,21 @@ FindRival = Callable[[str, int | None], Rival | None]
 
 
 class Claims:
-    """What is ours among the areas of backend_domid.  rival: as rivals.find."""
+    """What is ours among the areas of backend_domid.  place: our runtime directory; rival: as rivals.find."""
 
-    def __init__(self, loop: Loop, store: Store, backend_domid: int, rival: FindRival = rivals.find) -> None:
+    def __init__(self, loop: Loop, store: Store, backend_domid: int, place: str,
+                 rival: FindRival = rivals.find) -> None:
         self.loop, self.store, self.backend_domid, self.rival = loop, store, backend_domid, rival
+        self.reign = Reign(store, backend_domid, place)
         self.kinds: tuple[str, ...] = ()
         self.refused: dict[Key, str] = {}       # areas that were left alone, and why
 
     def take(self, kinds: Sequence[str]) -> None:
-        """Claim these kinds from now on.  ClaimError, and nothing has changed, if a rival has one of them."""
+        """Claim these kinds from now on.  ClaimError, and nothing has changed, if a rival, or another
+        xenvbd, has one of them."""
         for kind in kinds:
             self._refuse(self.rival(kind, None), f"{domains.path(self.backend_domid)}/backend/{kind}")
+        self.reign.take(kinds)
         self.kinds = tuple(kinds)
         self.refused.clear()
 

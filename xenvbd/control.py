@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd.errors import ControlError, Error, PropertyError, from_json, to_json
+from xenvbd.errors import ClaimError, ControlError, Error, PropertyError, from_json, to_json
 from xenvbd.loop import Loop
 from xenvbd.text import as_json
 from xenvbd.wire import peer
@@ -248,6 +248,7 @@ def _listen(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if os.path.exists(path):
+            _refuse_if_served(path)
             os.unlink(path)
         sock.bind(path)
         os.chmod(path, 0o600)
@@ -257,6 +258,20 @@ def _listen(path: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _refuse_if_served(path: str) -> None:
+    """ClaimError if a daemon listens there; a socket that a dead one left is refused by the kernel."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            pass                # it has many clients
+        except OSError:
+            return
+    raise ClaimError(errno.EBUSY, "another xenvbd listens there: stop it, or name another socket in the configuration",
+                     path=path)
 
 
 def _line(body: dict[str, Any]) -> bytes:

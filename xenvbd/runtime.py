@@ -22,6 +22,8 @@ from typing import Any
 from xenvbd.errors import ClaimError, Error
 from xenvbd.wire import close_all
 
+LOCK = "manager.lock"
+
 log = logging.getLogger("xenvbd")
 _WORKER = re.compile(r"worker-(\d+)\.sock")
 _KEY = re.compile(r"[a-z0-9]+-(\d{1,5})-\d{1,10}", re.ASCII)
@@ -70,7 +72,7 @@ class Runtime:
 
     def lock(self) -> int:
         """Be the one manager here until the descriptor returned is closed; ClaimError if another is."""
-        fd = os.open(self.path / "manager.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

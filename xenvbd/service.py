@@ -59,9 +59,9 @@ class Service:
                                lambda *names: self._config.options_of(*names),
                                channels=functools.partial(evtchn.offer, hypervisor),
                                images=Images(handover.found()))
-        self.control = Server(self.loop, config.control, Verbs(self.backend, self.restart).dispatch)
         self.loop.read(self.store.fileno(), self._dispatch)
-        self.backend.start()
+        self.backend.start()                            # before anything of another daemon could be replaced
+        self.control = Server(self.loop, config.control, Verbs(self.backend, self.restart).dispatch)
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
