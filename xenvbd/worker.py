@@ -1,6 +1,7 @@
 """The worker: the process that serves the disks of one guest domain.
 
     python -m xenvbd.worker --fd N --hypervisor SPEC --backend-domid B [--domid D] --runtime DIR --idle SECONDS
+        [--log FORM:LEVEL]
 
 It has no xenstore and opens no target: rings, ports and descriptors come from the manager, over a
 SOCK_SEQPACKET socket (wire.py).  It outlives its manager: the end of the connection is not its end, a later
@@ -34,7 +35,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xenvbd import __version__, disk, hv, sandbox
+from xenvbd import __version__, disk, hv, logs, sandbox
 from xenvbd.dataplane import DataPlane, PlaneEvent, Settings
 from xenvbd.disk import rings
 from xenvbd.errors import Error, to_json
@@ -360,8 +361,7 @@ def its_domain(manager: socket.socket) -> int | None:
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; the exit status."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    logging.logProcesses = False                        # nor be asked for with each line
+    logs.follow(options.get("--log", logs.word()))
     loop = Loop()
     hypervisor = hv.open(options["--hypervisor"], int(options["--backend-domid"]))
     manager = socket.socket(fileno=int(options["--fd"])) if "--fd" in options else None

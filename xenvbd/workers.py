@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xenvbd import __version__
+from xenvbd import __version__, logs
 from xenvbd.errors import Error, from_json
 from xenvbd.loop import Loop, Timer
 from xenvbd.memory import Allowance
@@ -341,7 +341,8 @@ class Workers:
         try:
             with theirs:
                 child = subprocess.Popen(
-                    [*self._command, *options, "--fd", str(theirs.fileno()), "--idle", str(self.idle_seconds)],
+                    [*self._command, *options, "--fd", str(theirs.fileno()), "--idle", str(self.idle_seconds),
+                     "--log", logs.word()],
                     pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                     start_new_session=True, cwd="/", env=environment())
         except OSError:

@@ -2,12 +2,13 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from xenvbd import trace
-from xenvbd.cli import logs, parser, serve
+from xenvbd import cli, logs, trace
+from xenvbd.cli import parser, serve
 
 Capture = pytest.CaptureFixture[str]
 
@@ -19,23 +20,25 @@ def restore() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+    logs._form, logs._level = logs.TEXT, logging.INFO
     trace.enable([])
 
 
 def set_up(*words: str) -> None:
     options = parser.build().parse_args(["serve", "--config", os.devnull, *words])
-    logs.set_up(options, serve.configuration(options))
+    cli.logs.set_up(options, serve.configuration(options))
 
 
 def test_a_person_reads_time_level_and_message(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     set_up()
     logging.getLogger("xenvbd").warning("a guest wrote %s", "\x1b[2J")
-    assert capsys.readouterr().err.endswith(" WARNING xenvbd: a guest wrote \\x1b[2J\n")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING xenvbd: a guest wrote \\x1b\[2J\n",
+                        capsys.readouterr().err)
 
 
 def test_the_journal_reads_the_level_in_front(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    monkeypatch.setattr(logs, "suitable", lambda: logs.JOURNAL)
     set_up()
     logging.getLogger("xenvbd").error("no")
     assert capsys.readouterr().err == "<3>xenvbd: no\n"
