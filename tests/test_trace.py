@@ -99,6 +99,11 @@ def test_every_event_in_the_sources_is_in_the_table_with_its_fields() -> None:
             assert set(fields) <= {*trace.EVENTS[name]}, f"{path.name}: {name} has no field {fields}"
 
 
+def test_every_event_of_the_table_is_written_somewhere() -> None:
+    written = {name for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")] for name, _ in calls(path)}
+    assert written == set(trace.EVENTS), "a pattern could be asked for, and nothing would come of it"
+
+
 # --- quoting ---
 
 @pytest.mark.parametrize(("value", "shown"), [

@@ -21,6 +21,7 @@ from xenvbd.errors import ClaimError, Error, NoSuchDisk, StoreError
 from xenvbd.helpers import Helpers
 from xenvbd.host import Host, Options
 from xenvbd.images import Images
+from xenvbd.inventory import Inventory
 from xenvbd.lookup import Lookup
 from xenvbd.loop import Loop
 from xenvbd.medium import Policy
@@ -33,7 +34,6 @@ from xenvbd.trace import event
 from xenvbd.workers import Worker, Workers
 from xenvbd.xenbus import XenbusState, parse_state
 
-LIST_SECONDS = 5.0                  # a worker that an earlier manager left must say what it serves
 AGAIN_SECONDS = 1.0                 # after a transaction that others kept in conflict
 REFRESHES = 50                      # of a device in a second; then it waits for the next
 
@@ -76,12 +76,13 @@ class Backend:
     def start(self) -> None:
         """Watch, take over what an earlier manager served, and then everything new.  StoreError, ClaimError."""
         self.claims.take(self._wanted)
+        event("xen_bus_enumerate", path=self._root())
         for kind in self.kinds:
             self._watch_kind(kind)
         for special in ("@introduceDomain", "@releaseDomain"):
             self.store.watch(special, lambda path: self._domains_changed())
         self.store.write(self._marker, str(os.getpid()))
-        _Inventory(self.workers.find_all(), self._take_over, self.loop)
+        Inventory(self.workers.find_all(), self._take_over, self.loop)
 
     def claim(self, kinds: Sequence[str]) -> None:
         """Claim these kinds from now on, and look again at what was refused; disks that are served stay so.
@@ -104,7 +105,7 @@ class Backend:
             log.error("xenstored has lost its tree: the disks go on being served, and are let go by detach --force")
             self._orphans = set(self.devices)
             self.store.write(self._marker, str(os.getpid()))
-            self.claims.reign.renew()
+            self.claims.renew()
         for key, device in list(self.devices.items()):
             device.run()
             self.mark(key)
@@ -114,6 +115,9 @@ class Backend:
         """Leave everything as it is: workers serve on.  leave_claims: and the images' claims, which stay open."""
         for device in self.devices.values():
             device.close()
+        for kind in sorted(self._watched):
+            event("xen_bus_remove_watch", path=self._root(kind))
+            event("xen_bus_unrealize", kind=kind, path=self._root(kind))
         self.workers.close()
         if not leave_claims:
             self.host.images.close()
@@ -187,6 +191,7 @@ class Backend:
         self._turns.pop(key, None)
         self._orphans.discard(key)
         event("xen_block_device_destroy", disk=device.name, number=device.devid)
+        event("xen_bus_device_cleanup", disk=device.name, path=device.areas.backend)
         if not self.served(device.domid):
             self.workers.dismiss(device.domid)
         self._forget_name(device.domid)
@@ -216,7 +221,7 @@ class Backend:
 
     def _watch_kind(self, kind: str) -> None:
         self._watched.add(kind)
-        root = f"{domains.path(self.host.backend_domid)}/backend/{kind}"
+        root = self._root(kind)
         event("xen_bus_realize", kind=kind, path=root)
         event("xen_bus_add_watch", path=root)
         self.store.watch(root, lambda path: self._fired(kind, path.removeprefix(root).split("/")[1:]))
@@ -268,7 +273,7 @@ class Backend:
     def _scan(self, kind: str, domid: int | None) -> None:
         """Mark every area of a kind, or of one domain of it, and every device there that may have none now."""
         event("xen_bus_type_enumerate", kind=kind)
-        root = f"{domains.path(self.host.backend_domid)}/backend/{kind}"
+        root = self._root(kind)
         for key in self.devices:
             if key[0] == kind and domid in (None, key[1]):
                 self._dirty[key] = None
@@ -336,12 +341,17 @@ class Backend:
                 libxl.stand_in(self.store, domid)
 
     def _look_at_domains(self) -> None:
+        event("xen_bus_cleanup", path=self._root())
         self._stand_in()
         for domid in {key[1] for key in self.devices if key not in self._orphans}:
             now = domains.identity(self.store, domid)
             for device in self.served(domid):
                 if now != device.domain:
                     device.domain_gone()
+
+    def _root(self, kind: str = "") -> str:
+        """Where the areas of all kinds, or of one, are."""
+        return f"{domains.path(self.host.backend_domid)}/backend/{kind}".rstrip("/")
 
     @property
     def _marker(self) -> str:
@@ -409,41 +419,3 @@ def _record(key: str, fields: dict[str, Any]) -> Record | None:
         reason = exc if isinstance(exc, Error) else repr(exc)
         log.error("%s: its record cannot be read, it is left alone: %s", key, reason)
         return None
-
-
-def _planes(listed: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a worker says of each plane, by disk; nothing, if it is one of xenvbd 0.1."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in ("engine", "persistent"):
-        values = listed.get(name)
-        for key, value in values.items() if isinstance(values, dict) else ():
-            found.setdefault(key, {})[name] = value
-    return found
-
-
-class _Inventory:
-    """Ask all workers which disks they serve, and tell their keys and the domains whose workers said nothing."""
-
-    def __init__(self, workers: list[Worker], done: Callable[[set[str], set[int]], None], loop: Loop) -> None:
-        self._waiting = {worker.domid for worker in workers}
-        self._serving: set[str] = set()
-        self._done: Callable[[set[str], set[int]], None] | None = done
-        for worker in workers:
-            worker.call("list", functools.partial(self._listed, worker))
-        loop.later(LIST_SECONDS if workers else 0.0, self._finish)
-
-    def _listed(self, worker: Worker, result: dict[str, Any] | OSError) -> None:
-        self._waiting.discard(worker.domid)
-        if not isinstance(result, OSError):
-            disks = result.get("disks")             # of its own guest: it may say what it likes
-            if isinstance(disks, dict):
-                self._serving.update(key for key in disks if Runtime.domid(key) == worker.domid)
-            worker.told = _planes(result)
-            worker.version = str(result.get("version", ""))
-        if not self._waiting:
-            self._finish()
-
-    def _finish(self) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            done(self._serving, self._waiting)

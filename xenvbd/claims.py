@@ -40,6 +40,14 @@ class Claims:
         self.kinds = tuple(kinds)
         self.refused.clear()
 
+    def renew(self) -> None:
+        """xenstored has lost its tree: claim again what was claimed, or nothing, if another xenvbd was faster."""
+        try:
+            self.reign.renew()
+        except ClaimError as exc:
+            log.error("nothing new is served: %s", exc)
+            self.kinds = ()
+
     def check(self, key: Key) -> None:
         """ClaimError if this area, which is new, is another backend's by right."""
         kind, domid, devid = key

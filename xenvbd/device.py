@@ -186,6 +186,7 @@ class Device(Connection):
         if self._adoption is not None:
             self._adoption.cancel()
         if self._watch is not None:
+            event("xen_device_remove_watch", disk=self.name, path=self.areas.frontend_state)
             self._watch.cancel()
             self._watch = None
 
@@ -256,7 +257,11 @@ class Device(Connection):
     def _follow(self) -> None:
         """Watch the frontend's state; everything that can happen to the backend's area is the manager's one watch."""
         event("xen_device_add_watch", disk=self.name, path=self.areas.frontend_state)
-        self._watch = self.host.store.watch(self.areas.frontend_state, lambda path: self.host.dirty(self))
+        self._watch = self.host.store.watch(self.areas.frontend_state, lambda path: self._frontend_changed())
+
+    def _frontend_changed(self) -> None:
+        event("xen_device_frontend_changed", disk=self.name)
+        self.host.dirty(self)
 
     def _publish(self, action: xenbus.Publish) -> None:
         try:
@@ -375,7 +380,12 @@ class Device(Connection):
     def _destroy(self, action: xenbus.Destroy) -> None:
         self._let_go()
         event("xen_device_unrealize", disk=self.name, path=self.areas.backend)
+        if self.properties is not None and self.properties.device_type == "cdrom":
+            event("xen_cdrom_unrealize", disk=self.name)
+        else:
+            event("xen_disk_unrealize", disk=self.name)
         event("xen_block_unrealize", disk=self.name)
+        event("xen_block_blockdev_del", disk=self.name, target=str(self.properties and self.properties.target))
         self.close()
         self.host.runtime.forget(self.key)
         self.host.helpers.release(self.key)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from xenvbd import journal, stats
-from xenvbd.backend import _Inventory
 from xenvbd.disk.rings import unavailable
+from xenvbd.inventory import Inventory
 from xenvbd.loop import Loop
 from xenvbd.runtime import Runtime
 from xenvbd.workers import MAX_TEXT, MESSAGES_A_TURN, Worker, WorkerGone, Workers
@@ -176,7 +176,7 @@ def test_W8_a_worker_speaks_for_the_disks_of_its_own_guest_alone(said) -> None:
             loop.soon(lambda: done({"disks": said, "version": 1}))
 
     loop, heard = Loop(), []
-    _Inventory([Liar()], lambda serving, silent: heard.append((serving, silent)), loop)
+    Inventory([Liar()], lambda serving, silent: heard.append((serving, silent)), loop)
     loop.run_once(0.1)
     assert heard == [(set(), set())] and loop.failures == 0
     loop.close()

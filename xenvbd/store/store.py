@@ -17,6 +17,7 @@ from pyxs.exceptions import PyXSError
 from xenvbd.errors import StoreError
 from xenvbd.store.session import Session
 from xenvbd.store.transaction import Transaction
+from xenvbd.trace import event
 
 T = TypeVar("T")
 
@@ -93,7 +94,9 @@ class Store:
 
     def read(self, path: str, tx: int = 0) -> bytes:
         """The value of a node, byte for byte.  Raises StoreError ENOENT, EACCES."""
-        return self._request(Op.READ, _encode(path) + b"\0", tx, path)
+        value = self._request(Op.READ, _encode(path) + b"\0", tx, path)
+        event("xs_node_read", path=path, value=value)
+        return value
 
     def get(self, path: str, default: bytes | None = None, tx: int = 0) -> bytes | None:
         """The value of a node, or default if it does not exist."""
@@ -111,14 +114,17 @@ class Store:
     def write(self, path: str, value: bytes | str, tx: int = 0) -> None:
         """Set a node's value, creating it and its parents.  A str is sent as UTF-8."""
         data = value.encode() if isinstance(value, str) else value
+        event("xs_node_vprintf", path=path, value=data)
         self._request(Op.WRITE, _encode(path) + b"\0" + data, tx, path)
 
     def mkdir(self, path: str, tx: int = 0) -> None:
         """Create a node and its parents with empty values; nothing happens if it exists."""
+        event("xs_node_create", path=path)
         self._request(Op.MKDIR, _encode(path) + b"\0", tx, path)
 
     def rm(self, path: str, tx: int = 0) -> None:
         """Remove a node and all below it.  That it is missing, or its parent is, is no error."""
+        event("xs_node_destroy", path=path)
         try:
             self._request(Op.RM, _encode(path) + b"\0", tx, path)
         except StoreError as error:
@@ -258,6 +264,7 @@ class Store:
         return watch
 
     def _set_watch(self, watch: Watch) -> None:
+        event("xs_node_watch", path=watch.path)
         raw = _encode(watch.path, helpers.check_watch_path)
         self._request(Op.WATCH, raw + b"\0" + watch._token + b"\0", path=watch.path)
 
@@ -265,6 +272,7 @@ class Store:
         """Forget a watch.  A store that refuses keeps it until the connection ends; its events are nobody's here."""
         if self._watches.pop(watch._token, None) is None or not self.connected:
             return
+        event("xs_node_unwatch", path=watch.path)
         with contextlib.suppress(StoreError):
             self._request(Op.UNWATCH, _encode(watch.path) + b"\0" + watch._token + b"\0", path=watch.path)
 
@@ -290,14 +298,14 @@ class Store:
 
     def _deliver(self) -> int:
         """Run the callback of the oldest event; 0 if there is none any more, or its watch is cancelled."""
-        event = next(iter(self._session.events), None)
-        if event is None:
+        fired = next(iter(self._session.events), None)
+        if fired is None:
             return 0
-        del self._session.events[event]
-        watch = self._watches.get(event[0])
+        del self._session.events[fired]
+        watch = self._watches.get(fired[0])
         if watch is None:
             return 0
-        watch._callback(_decode(event[1]))
+        watch._callback(_decode(fired[1]))
         return 1
 
     # Connection
