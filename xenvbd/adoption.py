@@ -97,7 +97,7 @@ class Adoption:
         image = medium.take()
         self._connecting(worker)
         worker.allow(self._key, memory.of_disk(record))
-        worker.call("connect", self._answered, [*image, *files], disk=self._key, image=bool(image), adopt=True,
+        worker.call("connect", self._answered, [*image, *files], disk=self._key, image=len(image), adopt=True,
                     agreement=record.agreement.to_json(), **record.orders())
 
     def _answered(self, result: dict[str, Any] | OSError) -> None:

@@ -182,7 +182,7 @@ class Connection(abc.ABC):
         self._trace_connect()
         record = self._record()
         worker.allow(self.key, memory.of_disk(record))
-        worker.call("connect", self._connected, [*image, *files], disk=self.key, image=bool(image),
+        worker.call("connect", self._connected, [*image, *files], disk=self.key, image=len(image),
                     agreement=agreement.to_json(), **record.orders())
 
     def _new_files(self, agreement: Agreement) -> list[int]:

@@ -75,7 +75,7 @@ class Holding:
             self._tenant = Tenant(self._key, self._domid, self._vm, domains.group(self._host.store, self._domid),
                                   properties.read_only, properties.share, properties.lock)
         return Wanted(properties, self._host.policy, engine, self._host.images, self._tenant, self.identity,
-                      seize=self._recovering)
+                      seize=self._recovering, fence=self._host.runtime.fence(self._key))
 
     # What a manager asks that takes it over
 

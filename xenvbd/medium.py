@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +14,14 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from xenvbd import disk
-from xenvbd.disk import Image
+from xenvbd.disk import Image, fencefile
 from xenvbd.disk.claim import Claim
 from xenvbd.disk.identity import Identity
 from xenvbd.disk.locks import let_go
 from xenvbd.errors import ClaimError, TargetError
 from xenvbd.images import Images, Tenant
 from xenvbd.properties import DiskFacts, Properties
+from xenvbd.wire import close_all
 
 FENCE_SECONDS = 0.02                    # between two looks whether a dead worker's last write has landed
 LANDING = 0.75                          # of the time that opening may take: the rest is for saying what was waited for
@@ -40,7 +42,8 @@ class Policy:
 class Wanted:
     """What is to be opened, and for whom.
 
-    expected: what the image must be, None for a new vbd; seize: a worker of an earlier manager may have it."""
+    expected: what the image must be, None for a new vbd; seize: a worker of an earlier manager may have it; fence: the
+    path of its fence file."""
 
     properties: Properties
     policy: Policy
@@ -49,6 +52,7 @@ class Wanted:
     tenant: Tenant
     expected: Identity | None = None
     seize: bool = False
+    fence: str = ""
 
     @property
     def writer(self) -> str | None:
@@ -65,10 +69,12 @@ class Wanted:
 
 
 class Medium:
-    """facts of the target; identity: of its image, if it is one; take(): the image's descriptor."""
+    """facts of the target; identity: of its image, if it is one; take(): the image's descriptors."""
 
-    def __init__(self, facts: DiskFacts, identity: Identity | None = None, image: Image | None = None) -> None:
-        self.facts, self.identity, self._image = facts, identity, image
+    def __init__(self, facts: DiskFacts, identity: Identity | None = None, image: Image | None = None,
+                 guard: int | None = None) -> None:
+        """guard: of the fence file of a vbd that writes."""
+        self.facts, self.identity, self._image, self._guard = facts, identity, image, guard
 
     @classmethod
     def survey(cls, wanted: Wanted) -> Medium:
@@ -112,20 +118,27 @@ class Medium:
             return sized
         claim = _patiently(wanted.claim, waits)
         wanted.images.turn(wanted.tenant)
-        image = _patiently(lambda: _open(wanted, claim), waits)
+        guard = _patiently(lambda: fencefile.take(wanted.fence), waits) if wanted.writer and wanted.fence else None
+        try:
+            image = _patiently(lambda: _open(wanted, claim), waits)
+        except BaseException:
+            close_all([] if guard is None else [guard])
+            raise
         wanted.images.works(wanted.tenant)
-        return cls(DiskFacts.of(image), claim.identity, image)
+        return cls(DiskFacts.of(image), claim.identity, image, guard)
 
     def take(self) -> list[int]:
-        """The descriptor, if there is one; it is the caller's from now on."""
-        image, self._image = self._image, None
-        return [] if image is None else [image.fd]
+        """The descriptors, if there are any: the image's, and the fence file's.  They are the caller's from now on."""
+        image, guard, self._image, self._guard = self._image, self._guard, None, None
+        return [fd for fd in (image.fd if image else None, guard) if fd is not None]
 
     def close(self) -> None:
         """Give back what take() would give.  The claim stays."""
         if self._image is not None:
             let_go(self._image.fd)
-            self._image = None
+        if self._guard is not None:
+            os.close(self._guard)
+        self._image = self._guard = None
 
 
 def refuse_shrunk(properties: Properties, published: DiskFacts, now: DiskFacts) -> None:

@@ -4,6 +4,7 @@
     control.sock               the control socket
     worker-DOMID.sock          where a later manager finds a worker
     KIND-DOMID-DEVID.json      what the manager must know again of a device that it serves
+    KIND-DOMID-DEVID.fence     locked by who does the device's I/O (disk/fencefile.py)
     KIND-DOMID-DEVID.qN.journal, .qN.stats    the in-flight journal and the counters of a queue
 """
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,9 @@ class Runtime:
 
     def journal(self, key: str, queue: int) -> str:
         return str(self.path / f"{key}.q{queue}.journal")
+
+    def fence(self, key: str) -> str:
+        return str(self.path / f"{key}.fence")
 
     def lock(self) -> int:
         """Be the one manager here until the descriptor returned is closed; ClaimError if another is."""
@@ -147,6 +152,7 @@ class Runtime:
         self.remove_queues(key)
         discard(self.path / f"{key}.json")
         discard(self.path / f"{key}.new")
+        _discard_unlocked(self.fence(key))
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every disk's key and what was kept of it; nothing, if it cannot be read."""
@@ -165,6 +171,21 @@ def discard(path: str | os.PathLike[str]) -> None:
         _unlink(path)
     except OSError as exc:
         log.warning("%s cannot be removed: %s", path, exc.strerror)
+
+
+def _discard_unlocked(path: str) -> None:
+    """Remove a fence file, unless what holds it has not ended: the next device of that name is to wait for it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return                          # there is none
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        discard(path)
+    except OSError:
+        log.info("%s stays until what holds it has ended", path)
+    finally:
+        os.close(fd)
 
 
 def _unlink(path: str | os.PathLike[str]) -> None:

@@ -161,8 +161,9 @@ class Worker:
             self._drop_manager()
 
     def _connect(self, message: Message, finish: Finish) -> None:
-        """Open the target's engine and start its data plane.  The descriptors: the image if there is one,
-        then a journal for each queue, then the counters of each, then the event-channel handle of each."""
+        """Open the target's engine and start its data plane.  The descriptors: the image if there is one, and its
+        vbd's fence file if it is written to, then a journal for each queue, then the counters of each, then the
+        event-channel handle of each."""
         body = message.body
         if body.get("protocol") != PROTOCOL:
             raise Error(errno.EPROTO, f"the worker of domain {self.domid} is of xenvbd {__version__}, and not of its "
@@ -182,9 +183,10 @@ class Worker:
 
     def _start(self, message: Message, agreement: Agreement) -> Plane:
         body, queues = message.body, len(agreement.queues)
-        image = message.fds.pop(0) if body["image"] else None
+        image, guard = (message.fds.pop(0) if int(body["image"]) > number else None for number in range(2))
         identity = _identity(image, body.get("image-id"))
-        target = disk.open(parse_target(body["target"]), fd=image, **self._options(body, agreement))
+        target = disk.open(parse_target(body["target"]), fd=image, guard=guard,
+                           **self._options(body, agreement))
         try:
             plane = DataPlane(self.hypervisor, target, name=body["name"], image=identity,
                               settings=Settings(**body["settings"]))

@@ -12,6 +12,7 @@ import os
 
 from xenvbd.disk import locks, places, users
 from xenvbd.disk.formats import looks_like
+from xenvbd.disk.holders import is_shown
 from xenvbd.disk.identity import Identity
 from xenvbd.disk.image import Image, inspect
 from xenvbd.errors import ClaimError, TargetError
@@ -72,6 +73,7 @@ class Claim:
                 places.make_blocking(fd, self.path, read_only=read_only)
                 if self.lock:
                     locks.fence(fd, self.path, exclusive=alone, name=writer)
+                    _leave_to_fence_file(fd)
                 return inspect(fd, self.path, read_only=read_only, direct=direct,
                                logical_block_size=logical_block_size)
         except BaseException:
@@ -93,6 +95,12 @@ class Claim:
     def close(self) -> None:
         """Let others have it.  May take as long as its file system does."""
         locks.let_go(self.fd)
+
+
+def _leave_to_fence_file(fd: int) -> None:
+    """Unlock what its file system keeps itself: it hears nothing of a worker's end, and would keep it for good."""
+    if not is_shown(fd):
+        locks.unlock(fd)
 
 
 def _open(path: str, where: int, *, read_only: bool, exclusive: bool, seize: bool) -> int:

@@ -4,13 +4,14 @@ import os
 
 from xenvbd.disk.atomics cimport load32
 from xenvbd.disk.disk cimport Disk
+from xenvbd.disk.locks import let_go
 
 
 cdef class FileDisk(Disk):
-    """Owns the descriptor of an Image (xenvbd/disk/image.py), and with it the image's lock."""
+    """Owns the descriptor of an Image (xenvbd/disk/image.py), and with it the image's lock, and its fence file's."""
 
-    def __cinit__(self, str target, image, *, unsigned logical_block_size=512, bint discard=True):
-        self.fd, self.owned = image.fd, True
+    def __cinit__(self, str target, image, *, unsigned logical_block_size=512, bint discard=True, int guard=-1):
+        self.fd, self.guard, self.owned = image.fd, guard, True
         self.target, self.size, self.read_only = target, image.size, image.read_only
         self.direct, self.is_block = image.direct, image.is_block
         self.alignment = image.alignment
@@ -24,15 +25,21 @@ cdef class FileDisk(Disk):
 
     def __dealloc__(self):
         # A queue keeps its disk alive, so nothing is attached here.
-        if self.owned:
-            os.close(self.fd)
+        self.let_go()
 
     cpdef close(self):
-        """Close the descriptor.  Raises OSError (EBUSY) while a queue is attached: a number that is reused
+        """Unlock and close the descriptor.  Raises OSError (EBUSY) while a queue is attached: a number that is reused
         would send a guest's write into another file."""
         if load32(&self.attached) > 0:
             raise OSError(errno.EBUSY, "a queue is still attached", self.target)
-        if self.owned:
-            self.owned = False
-            os.close(self.fd)
-            self.fd = -1
+        self.let_go()
+
+    cdef let_go(self):
+        """The last write has landed.  A worker that is locked down may not unlock; it has no lock that needs it."""
+        if not self.owned:
+            return
+        self.owned = False
+        let_go(self.fd)
+        if self.guard >= 0:
+            os.close(self.guard)
+        self.fd, self.guard = -1, -1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from xenvbd.errors import ClaimError
 LINE = re.compile(r"(?:lock:\s+)?\d+: (?P<kind>OFDLCK|POSIX)\s+\w+\s+(?P<how>READ|WRITE)\s+(?P<pid>-?\d+)\s+"
                   r"(?P<file>[0-9a-f]+:[0-9a-f]+:\d+)\s+(?P<first>\d+)\s+(?P<last>\d+|EOF)\s*")
 END = (1 << 63) - 1
+STAT_FLAGS, PF_EXITING = 6, 0x4         # /proc/PID/stat: the field after the command's that has the flags
 
 DisksOf = Callable[[int, os.stat_result], Sequence[str]]
 """The disks ("guest1:xvdd") that a process of ours has on the file of this status.  Called in any thread."""
@@ -78,7 +80,7 @@ def holders(fd: int, wanted: Range | None = None, disks_of: DisksOf = nobody) ->
     pids = {lock.pid for lock in found if lock.pid is not None}
     if any(lock.pid is None for lock in found):
         pids |= set(_describing(file, status, wanted))
-    return [name for pid in sorted(pids) if (name := _named(pid, disks_of(pid, status)))]
+    return [name for pid in sorted(pids) if not is_ending(pid) and (name := _named(pid, disks_of(pid, status)))]
 
 
 def openers(status: os.stat_result, disks_of: DisksOf = nobody) -> list[str]:
@@ -153,6 +155,15 @@ def _is(pid: int, descriptor: int, status: os.stat_result) -> bool:
         return os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), status)
     except OSError:
         return False
+
+
+def is_ending(pid: int) -> bool:
+    """Whether it was killed, or ends by itself, and still has what it had open: it waits for its last writes."""
+    fields = " ".join(_lines(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    if len(fields) > STAT_FLAGS and int(fields[STAT_FLAGS]) & PF_EXITING:
+        return True
+    pending = [line.split()[1] for line in _lines(f"/proc/{pid}/status") if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(int(signals, 16) >> (signal.SIGKILL - 1) & 1 for signals in pending)
 
 
 def _processes() -> list[int]:

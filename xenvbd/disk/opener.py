@@ -23,23 +23,27 @@ ENGINES = (*FILE_ENGINES, *SIZED_ENGINES)
 SIZED_SCHEMES = {"mem": "memory", "null": "null"}
 
 
-def open(target: Target, *, fd: int | None = None, read_only: bool = False, direct: bool | None = None,
-         logical_block_size: int = 512, engine: str = "auto", discard: bool = True) -> Disk:
+def open(target: Target, *, fd: int | None = None, guard: int | None = None, read_only: bool = False,
+         direct: bool | None = None, logical_block_size: int = 512, engine: str = "auto", discard: bool = True) -> Disk:
     """A Disk for a target.
 
     fd: an image that open_image() opened and locked; the Disk owns it from here on, also when this raises.
-    None: open and lock target.path here.  direct: see open_image().  engine: "auto" takes io_uring where this
-    host allows it, else threads; a name insists.  Raises PropertyError, TargetError, ClaimError."""
+    None: open and lock target.path here.  guard: a descriptor of its fence file, likewise.  direct: see open_image().
+    engine: "auto" takes io_uring where this host allows it, else threads; a name insists.  Raises PropertyError,
+    TargetError, ClaimError."""
     try:
         name = choose(target, engine)
         if name in SIZED_ENGINES:
             return _sized(name, target, read_only, logical_block_size, discard)
         image = _image(target, fd, read_only, direct, logical_block_size)
-        fd = None               # the Disk closes it, however its making ends
-        return FILE_ENGINES[name](str(target), image, logical_block_size=logical_block_size, discard=discard)
+        fence = -1 if guard is None else guard
+        fd = guard = None       # the Disk closes them, however its making ends
+        return FILE_ENGINES[name](str(target), image, logical_block_size=logical_block_size, discard=discard,
+                                  guard=fence)
     finally:
-        if fd is not None:
-            os.close(fd)
+        for mine in (fd, guard):
+            if mine is not None:
+                os.close(mine)
 
 
 def choose(target: Target, engine: str) -> str:

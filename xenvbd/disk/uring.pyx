@@ -30,6 +30,7 @@ cdef extern from "fcntl.h" nogil:
 
 cdef enum:
     TAGS = 32
+    FILES = TAGS + 2        # that are registered: the disk, what is watched, and the fence file
     PAGE = 4096
     OP_READV_FIXED = 60     # Linux 6.15; liburing 2.3 has no names for them
     OP_WRITEV_FIXED = 61
@@ -121,14 +122,16 @@ cdef class UringQueue(DiskQueue):
         return 0
 
     cdef void register_files(self) noexcept nogil:
-        """The disk, and room for what is watched; without, SQEs name descriptors, and that only costs speed."""
-        cdef int files[TAGS + 1]
+        """The disk, room for what is watched, and the fence file, which is held until all that was begun has ended;
+        without, SQEs name descriptors, and that only costs speed."""
+        cdef int files[FILES]
         cdef int tag
         files[0] = self.disk.fd
         for tag in range(TAGS):
             files[tag + 1] = -1
+        files[FILES - 1] = self.disk.guard
         self.file, self.file_flag = self.disk.fd, 0
-        if io_uring_register_files(&self.ring, files, TAGS + 1) == 0:
+        if io_uring_register_files(&self.ring, files, FILES) == 0:
             self.file, self.file_flag = 0, IOSQE_FIXED_FILE
 
     cdef void detach(self) noexcept nogil:
