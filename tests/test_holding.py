@@ -250,3 +250,50 @@ def test_a_record_keeps_what_the_image_is(b, image):
     os.close(fd)
     record = Record.from_json(dict(b.runtime.records())[KEY])
     assert record.identity == found and record.image == found.number
+
+
+# Another backend that has the image.
+
+def beside(b, image):
+    """A disk of xen-blkback, of another guest."""
+    b.toolstack.write("/local/domain/1/name", "db")
+    for name, value in {"params": image, "mode": "w"}.items():
+        b.toolstack.write(f"/local/domain/0/backend/vbd/1/51712/{name}", str(value))
+    b.host.serves = lambda area: area[0] != "vbd"
+
+
+def realized(b, image, **properties):
+    device = b.device(str(image), **properties)
+    device.realize()
+    b.until(lambda: device.failed or device.published)
+    return str(device.error or "")
+
+
+def test_an_image_that_another_backend_has_is_refused_by_the_disk_s_name(b, image):
+    beside(b, image)
+    assert "db:xvda, served by the kernel's xen-blkback (backend/vbd/1/51712); detach it" in realized(b, image)
+
+
+def test_what_says_that_it_shares_may(b, image):
+    beside(b, image)
+    assert realized(b, image, share=True) == ""
+
+
+def test_a_stubdomain_of_the_other_guest_may(b, image):
+    beside(b, image)
+    b.toolstack.write("/local/domain/7/target", "1")
+    assert realized(b, image) == ""
+
+
+def test_another_domain_of_the_same_vm_may(b, image):
+    beside(b, image)
+    b.toolstack.write("/local/domain/1/vm", "vm")
+    b.toolstack.introduce(1)
+    assert realized(b, image) == ""
+
+
+def test_a_disk_that_is_there_already_is_not_asked_again(b, image):
+    device = connected(b, b.found(params=str(image)))
+    beside(b, image)
+    again(b)
+    assert device.error is None

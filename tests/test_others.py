@@ -88,6 +88,12 @@ def test_another_image_is_none_of_ours(store: Store, image: Path, tmp_path: Path
     checked(store, image)
 
 
+def test_a_domain_that_is_gone_has_nothing(store: Store, image: Path) -> None:
+    area(store, params=image, mode="w")
+    store.rm("/local/domain/7")
+    checked(store, image)
+
+
 def test_areas_of_our_own_are_passed_over(store: Store, image: Path) -> None:
     area(store, "qdisk", params=image, mode="w")
     checked(store, image, skip=lambda key: key == ("qdisk", 7, 51712))

@@ -58,7 +58,7 @@ class Backend:
         self._waiters: dict[Device, list[Callable[[], bool]]] = {}
         self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, channels, options,
                          self.names.of, store.domid,
-                         images=images or Images(), disk_name=self._name_of_key,
+                         images=images or Images(), disk_name=self._name_of_key, serves=self._serves,
                          dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
         self._dirty: dict[Key, None] = {}
         self._scans: dict[tuple[str, int | None], None] = {}
@@ -210,6 +210,10 @@ class Backend:
         left = [waiter for waiter in self._waiters.pop(device, ()) if not waiter()]
         if left:
             self._waiters.setdefault(device, []).extend(left)
+
+    def _serves(self, area: Key) -> bool:
+        """Also one that is not looked at yet; what was left to a rival is the rival's."""
+        return area in self.devices or (area[0] in self.claims.kinds and area not in self.claims.refused)
 
     def _name_of_key(self, key: str) -> str:
         return next((device.name for device in self.devices.values() if device.key == key), key)

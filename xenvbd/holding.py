@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable
 
-from xenvbd import domains
+from xenvbd import domains, others
 from xenvbd.disk.claim import Claim
 from xenvbd.disk.identity import Identity
 from xenvbd.errors import Error
@@ -19,6 +19,7 @@ from xenvbd.host import Host
 from xenvbd.images import Taken, Tenant
 from xenvbd.loop import Timer
 from xenvbd.medium import Medium, Wanted
+from xenvbd.others import Area
 from xenvbd.properties import Properties
 from xenvbd.trace import event
 
@@ -75,7 +76,18 @@ class Holding:
             self._tenant = Tenant(self._key, self._domid, self._vm, domains.group(self._host.store, self._domid),
                                   properties.read_only, properties.share, properties.lock)
         return Wanted(properties, self._host.policy, engine, self._host.images, self._tenant, self.identity,
-                      seize=self._recovering, fence=self._host.runtime.fence(self._key))
+                      seize=self._recovering, fence=self._host.runtime.fence(self._key),
+                      others=self._others(properties, self._tenant))
+
+    def _others(self, properties: Properties, tenant: Tenant) -> list[Area]:
+        """The disks of other backends that a new vbd may not share its image with: those of its own guest, as Xen's
+        own script has it (same_vm), and what says that it shares (w!), are left out.  StoreError."""
+        if self.identity is not None or self._recovering or properties.share or not properties.is_image:
+            return []
+        store = self._host.store
+        return [area for area in others.areas(store, self._host.backend_domid, self._host.serves)
+                if not (tenant.vm and domains.identity(store, area.domid) == tenant.vm)
+                and (tenant.group is None or domains.group(store, area.domid) != tenant.group)]
 
     # What a manager asks that takes it over
 

@@ -57,7 +57,8 @@ class Host:
 
     worker: the worker of a domain, started if need be; channels: event-channel handles for it to be given, as
     evtchn.offer() makes them; options: of a disk that goes by these names; name_of: as names.Names.of(); images: which
-    vbd has which; disk_name: how a vbd is called, by its key.  What is called with a device: dirty when it is to be
+    vbd has which; disk_name: how a vbd is called, by its key; serves: whether an area (kind, domid, devid)
+    is a vbd of ours, and not another backend's.  What is called with a device: dirty when it is to be
     looked at, changed when something has happened to it, destroyed when it is to be forgotten."""
 
     loop: Loop
@@ -72,6 +73,7 @@ class Host:
     backend_domid: int = 0
     images: Images = field(default_factory=Images)
     disk_name: Callable[[str], str] = str
+    serves: Callable[[tuple[str, int, int]], bool] = lambda area: True
     dirty: Callable[[Any], None] = lambda device: None
     changed: Callable[[Any], None] = lambda device: None
     destroyed: Callable[[Any], None] = lambda device: None

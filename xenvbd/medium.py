@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from xenvbd import disk
+from xenvbd import disk, others
 from xenvbd.disk import Image, fencefile
 from xenvbd.disk.claim import Claim
 from xenvbd.disk.identity import Identity
 from xenvbd.disk.locks import let_go
 from xenvbd.errors import ClaimError, TargetError
 from xenvbd.images import Images, Tenant
+from xenvbd.others import Area
 from xenvbd.properties import DiskFacts, Properties
 from xenvbd.wire import close_all
 
@@ -43,7 +44,7 @@ class Wanted:
     """What is to be opened, and for whom.
 
     expected: what the image must be, None for a new vbd; seize: a worker of an earlier manager may have it; fence: the
-    path of its fence file."""
+    path of its fence file; others: the disks of other backends."""
 
     properties: Properties
     policy: Policy
@@ -53,6 +54,7 @@ class Wanted:
     expected: Identity | None = None
     seize: bool = False
     fence: str = ""
+    others: Sequence[Area] = ()
 
     @property
     def writer(self) -> str | None:
@@ -83,6 +85,7 @@ class Medium:
         if (sized := _sized(wanted)) is not None:
             return sized
         claim = wanted.claim()
+        others.check(wanted.others, claim.fd, claim.path, read_only=wanted.properties.read_only)
         if wanted.images.alone(wanted.tenant):
             let_go(_patiently(lambda: _open(wanted, claim), _landing(wanted.policy)).fd)
         properties = wanted.properties

@@ -9,7 +9,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +48,15 @@ class Area:
 def areas(store: Store, backend_domid: int, skip: Callable[[Key], bool], *, root: str = "/") -> list[Area]:
     """The disks of this domain's other backends; skip: says which areas are ours.  root: of /sys.
 
-    Areas that come and go meanwhile are left out.  Raises StoreError if the store is gone."""
+    Areas that come and go meanwhile are left out, and those of domains that are gone, as Xen's own script does.
+    Raises StoreError if the store is gone."""
     base = f"{domains.path(backend_domid)}/backend"
     keys = [key for key in itertools.islice(_keys(store, base), MAX_AREAS) if not skip(key)]
     numbers = _kernel_devices(root)
     return [area for key in keys if (area := _area(store, backend_domid, key, numbers))]
 
 
-def check(found: list[Area], fd: int, path: str, *, read_only: bool,
+def check(found: Sequence[Area], fd: int, path: str, *, read_only: bool,
           allowed: Callable[[int], bool] = lambda domid: False, root: str = "/") -> None:
     """Refuse an image (an open description) that one of these has: for a reader only those whose guest may write, as
     Xen's own script does.  allowed: the domains that may share it.  Raises ClaimError (EBUSY) that names the disk."""
@@ -82,10 +83,19 @@ def _area(store: Store, backend_domid: int, key: Key, numbers: dict[tuple[int, i
     params, number, mode = (_get(store, f"{base}/{name}") for name in (features.PARAMS, PHYSICAL_DEVICE, features.MODE))
     path = _path(params)
     device = _number(number) or (numbers.get((domid, devid), 0) if kind == "vbd" else 0)
-    if not path and not device:
+    if not (path or device) or _is_gone(store, domid):
         return None                     # an empty drive, or none of a disk's
     name = domains.disk_name(domains.name(store, domid), devid)
     return Area(kind, domid, devid, name, path, device, mode != "r")
+
+
+def _is_gone(store: Store, domid: int) -> bool:
+    try:
+        return not store.exists(domains.path(domid))
+    except StoreError as error:
+        if error.errno != errno.EACCES:
+            raise
+        return False
 
 
 def _path(params: str) -> str:
