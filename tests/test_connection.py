@@ -69,6 +69,16 @@ def test_the_next_worker_waits_for_the_lock_of_the_image_and_says_so(b, image, c
     assert b.worker.calls == ["connect", "connect"]
 
 
+def test_what_is_told_of_a_take_over_follows_a_rename(b, image, caplog):
+    device = serving(b, image)
+    with open(image, "r+b") as file, caplog.at_level("WARNING"):
+        lock_image(file.fileno(), str(image), exclusive=True, fence="7/51712")
+        device.worker_lost(b.worker)
+        b.host.name_of = lambda domid, handle: "renamed"
+        b.until(lambda: "renamed:xvda: waiting for its image for " in caplog.text)
+    b.until(lambda: device.connected)
+
+
 def test_a_disk_that_waits_for_its_lock_can_be_detached(b, image):
     device = serving(b, image)
     with open(image, "r+b") as file:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd import memory
+from xenvbd import domains, memory
 from xenvbd.errors import ProtocolError
 from xenvbd.holding import Holding
 from xenvbd.host import Host, WorkerProcess
@@ -56,9 +56,14 @@ class Adoption:
             return
         self._give_up = host.helpers.run(
             f"taking over {record.properties.target}",
-            lambda: Medium.fenced(wanted, record.name, self._cancelled, self._waits),
+            lambda: Medium.fenced(wanted, self._name, self._cancelled, self._waits),
             self._opened, seconds=FOREVER, dispose=Medium.close, owner=self._key,
             lane="taking over")
+
+    def _name(self) -> str:
+        """The disk's, now.  Also in the helper thread."""
+        domid, devid = self._record.properties.domid, self._record.properties.vdev.number
+        return domains.disk_name(self._host.name_of(domid, self._record.domain), devid)
 
     def _waits(self, trouble: str) -> None:
         """In the helper thread."""
@@ -110,5 +115,5 @@ class Adoption:
 
     def _again(self, exc: OSError) -> None:
         self.trouble = str(exc)
-        self._limiter.log(log, logging.ERROR, "%s: cannot be taken over yet: %s", self._record.name, exc)
+        self._limiter.log(log, logging.ERROR, "%s: cannot be taken over yet: %s", self._name(), exc)
         self._timer = self._host.loop.later(RETRY_SECONDS, self.start)

@@ -69,7 +69,7 @@ def _judge(device: Device) -> Answer:
 
 def _while_adopting(device: Device) -> list[str]:
     return ["the guest waits meanwhile, and sees no error; the daemon goes on trying, and its log says why",
-            f"xenvbd detach --force {device.name} takes the disk from the guest instead"]
+            f"xenvbd detach --force {quoted(device.name)} takes the disk from the guest instead"]
 
 
 def _after_failure(device: Device) -> list[str]:

@@ -100,16 +100,17 @@ class Medium:
         return cls._open(wanted, _landing(wanted.policy))
 
     @classmethod
-    def fenced(cls, wanted: Wanted, name: str, cancelled: threading.Event, waits: Callable[[str], None]) -> Medium:
+    def fenced(cls, wanted: Wanted, name: Callable[[], str], cancelled: threading.Event,
+               waits: Callable[[str], None]) -> Medium:
         """As open(), for a disk that is served, by nobody at the moment: waits for the lock until it has it or is
-        cancelled, whoever holds it, and says so each second, to the log and to waits()."""
+        cancelled, whoever holds it, and says so each second, to the log and to waits().  name: of the disk, now."""
         started = said = time.monotonic()
 
         def patient(exc: ClaimError) -> bool:
             nonlocal said
             if time.monotonic() - said >= 1:
                 said = time.monotonic()
-                log.warning("%s: waiting for its image for %.0f s: %s", name, said - started, exc)
+                log.warning("%s: waiting for its image for %.0f s: %s", name(), said - started, exc)
                 waits(f"its worker died, and the next waits for its image for {said - started:.0f} s: {exc}")
             return not cancelled.is_set()
 

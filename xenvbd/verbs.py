@@ -121,7 +121,7 @@ class Verbs:
             return self._shown(device) if device.connected or (not waits and device.published) else None
 
         self._wait(device, result, seconds, reply,
-                   f"; the disk stays offered: `xenvbd detach {device.name}` takes it back")
+                   f"; the disk stays offered: `xenvbd detach {device.domid}:{properties.vdev.name}` takes it back")
 
     def _detach(self, params: dict[str, Any], reply: Reply) -> None:
         device = self.backend.find(_text(params, "disk"))

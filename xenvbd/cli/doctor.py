@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from xenvbd import config
 from xenvbd.cli import render
+from xenvbd.text import printable
 
 NAME = "doctor"
 HELP = "look at this host: Xen, its devices, xenstored, rival backends, io_uring; each finding with its fix"
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         return status
     for finding in findings:
         if not options.quiet or finding.level in ("warn", "fail"):
-            print(f"{finding.level:<4}  {finding.found}")
+            print(f"{finding.level:<4}  {printable(finding.found)}")
             if finding.fix:
-                print(f"      {finding.fix}")
+                print(f"      {printable(finding.fix)}")
     return status

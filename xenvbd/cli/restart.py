@@ -87,7 +87,7 @@ def _workers(options: argparse.Namespace, done: list[dict[str, Any]]) -> None:
         except errors.Error as exc:
             refused.append(exc)
     for other in refused[1:]:
-        print(f"xenvbd: {other}", file=sys.stderr)
+        print(f"xenvbd: {printable(str(other))}", file=sys.stderr)
     for first in refused[:1]:
         replaced = ", ".join(quoted(each["disk"]) if each["disk"] else "the manager" for each in done)
         raise type(first)(first.errno or errno.EIO, f"{first.message} (replaced: {replaced})",

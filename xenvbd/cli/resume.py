@@ -6,6 +6,7 @@ import sys
 
 from xenvbd.cli import client, render
 from xenvbd.cli import options as types
+from xenvbd.text import quoted
 
 NAME = "resume"
 HELP = "let a disk that stopped, for want of room or after an error, try again"
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(render.as_json(disk))
     elif not disk.get("resumed", True):
-        print(f"xenvbd: {options.disk} had not stopped: there was nothing to try again", file=sys.stderr)
+        print(f"xenvbd: {quoted(options.disk)} had not stopped: there was nothing to try again", file=sys.stderr)
     elif options.verbose:
         print(render.disk_facts(disk))
     return 0
