@@ -10,7 +10,7 @@ import xenvbd
 from tests import test_verbs
 from tests.support.manager import BACKEND, FRONTEND
 from tests.test_verbs import call
-from xenvbd import disk, features, target, verbs
+from xenvbd import disk, features, parameters, target
 from xenvbd.cli import attach, parser
 from xenvbd.config import Config, DiskOptions
 from xenvbd.errors import ClaimError, PropertyError
@@ -74,8 +74,8 @@ WHEN = {"domain", "wait", "timeout"}
 
 
 def test_every_parameter_of_attach_is_tried_here():
-    assert set(PARAMS) | WHEN == set(verbs._PLAIN) | set(verbs._OTHERS)
-    assert set(verbs._PLAIN.values()) == {field.name for field in dataclasses.fields(Properties)} - {
+    assert set(PARAMS) | WHEN == set(parameters.PLAIN) | set(parameters.OTHERS)
+    assert set(parameters.PLAIN.values()) == {field.name for field in dataclasses.fields(Properties)} - {
         "domid", "vdev", "target"}
 
 

@@ -8,15 +8,16 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
-from xenvbd import __version__, domains, target, units, vdev
+from xenvbd import __version__, domains, parameters, target, vdev
 from xenvbd.backend import Backend
 from xenvbd.control import Reply, Result
 from xenvbd.device import Device
 from xenvbd.errors import Error, PropertyError
 from xenvbd.explain import explain
+from xenvbd.parameters import flag, seconds_of, text
 from xenvbd.properties import Properties
 from xenvbd.replacement import Replacement
 from xenvbd.show import show, waiting_for
@@ -24,13 +25,6 @@ from xenvbd.show import show, waiting_for
 ATTACH_SECONDS = 30.0
 DETACH_SECONDS = 30.0
 RESTART_SECONDS = 30.0
-
-# Parameters of attach that are properties of the disk: its name there, and what reads a text.
-_SIZES = ("logical-block-size", "physical-block-size", "discard-granularity")
-_PLAIN = {field.name.replace("_", "-"): field.name for field in fields(Properties)
-          if field.name not in ("domid", "vdev", "target")}
-_TEXTS = ("mode", "device-type", "large-sector-units", "rerror", "werror")
-_OTHERS = ("domain", "target", "vdev", "engine", "wait", "timeout")
 
 
 class Verbs:
@@ -48,6 +42,7 @@ class Verbs:
         """Do it; what it raises is the reply."""
         if verb not in self._verbs:
             raise PropertyError(errno.EINVAL, f"unknown verb {verb!r}: expected {', '.join(self._verbs)}")
+        parameters.refuse_unknown(verb, params)
         self._verbs[verb](params, reply)
 
     def _ping(self, params: dict[str, Any], reply: Reply) -> None:
@@ -66,15 +61,15 @@ class Verbs:
         reply({"disks": list(map(self._shown, sorted(found, key=lambda device: (device.domid, device.devid))))})
 
     def _show(self, params: dict[str, Any], reply: Reply) -> None:
-        reply(self._shown(self.backend.find(_text(params, "disk"))))
+        reply(self._shown(self.backend.find(text(params, "disk"))))
 
     def _explain(self, params: dict[str, Any], reply: Reply) -> None:
-        reply(explain(self.backend, _text(params, "disk")))
+        reply(explain(self.backend, text(params, "disk")))
 
     def _resume(self, params: dict[str, Any], reply: Reply) -> None:
         """same-content: take the image that the disk's path means now for the one that was opened."""
-        device = self.backend.find(_text(params, "disk"))
-        if params.get("same-content"):
+        device = self.backend.find(text(params, "disk"))
+        if flag(params, "same-content"):
             device.accept_image()
             reply(self._shown(device) | {"resumed": True})
             return
@@ -95,9 +90,9 @@ class Verbs:
             reply({"pid": os.getpid(), "started": self._started})
             self._restart_manager()
             return
-        device = self.backend.find(_text(params, "disk"))
+        device = self.backend.find(text(params, "disk"))
         replacement = Replacement(self.backend, device.domid)
-        deadline = time.monotonic() + _seconds(params, RESTART_SECONDS)
+        deadline = time.monotonic() + seconds_of(params, RESTART_SECONDS)
 
         def look() -> None:
             if replacement.done:
@@ -111,9 +106,9 @@ class Verbs:
         look()
 
     def _attach(self, params: dict[str, Any], reply: Reply) -> None:
-        properties, seconds = self._properties(params), _seconds(params, ATTACH_SECONDS)
+        properties, seconds = self._properties(params), seconds_of(params, ATTACH_SECONDS)
         device = self.backend.create(properties, str(params.get("engine") or ""))
-        waits = bool(params.get("wait", True))
+        waits = flag(params, "wait", True)
 
         def result() -> Result | None:
             if device.failed:
@@ -124,10 +119,10 @@ class Verbs:
                    f"; the disk stays offered: `xenvbd detach {device.domid}:{properties.vdev.name}` takes it back")
 
     def _detach(self, params: dict[str, Any], reply: Reply) -> None:
-        device = self.backend.find(_text(params, "disk"))
-        force, seconds = bool(params.get("force")), _seconds(params, DETACH_SECONDS)
+        device = self.backend.find(text(params, "disk"))
+        force, seconds = flag(params, "force"), seconds_of(params, DETACH_SECONDS)
         device.unplug(force)
-        if not params.get("wait", True):
+        if not flag(params, "wait", True):
             reply(self._shown(device))
             return
 
@@ -167,18 +162,15 @@ class Verbs:
 
     def _properties(self, params: dict[str, Any]) -> Properties:
         """The disk that attach asks for.  PropertyError, NoSuchDisk."""
-        if unknown := set(params) - set(_PLAIN) - set(_OTHERS):
-            expected = ", ".join(sorted([*_PLAIN, *_OTHERS]))
-            raise PropertyError(errno.EINVAL, f"attach does not know {', '.join(sorted(unknown))}: expected {expected}")
         store = self.backend.store
         domid = domains.find(store, str(params.get("domain", "")))
-        values = {_PLAIN[name]: _value(name, value) for name, value in params.items() if name in _PLAIN}
+        values = parameters.properties(params)
         wanted = params.get("vdev")
         disk = vdev.parse(str(wanted)) if wanted else vdev.free(self._used(domid))
-        asked = Properties(domid=domid, vdev=disk, target=target.parse(_text(params, "target")))
+        asked = Properties(domid=domid, vdev=disk, target=target.parse(text(params, "target")))
         options = self.backend.host.options(*domains.disk_names(domains.name(store, domid), domid, disk.number))
         properties: Properties = replace(options.applied(asked), **values)
-        _refuse_what_cannot_act(properties, values)
+        parameters.refuse_what_cannot_act(properties, values)
         return properties
 
     def _used(self, domid: int) -> list[int]:
@@ -187,49 +179,3 @@ class Verbs:
         names = self.backend.store.ls(parent) if self.backend.store.exists(parent) else []
         return [int(name) for name in names if name.isdecimal()] + [
             device.devid for device in self.backend.served(domid)]
-
-
-def _refuse_what_cannot_act(properties: Properties, asked: dict[str, Any]) -> None:
-    """PropertyError for what was asked of one disk and could have no effect on it."""
-    target = properties.target
-    if asked.get("direct") and target is not None and target.scheme != "file":
-        raise PropertyError(errno.EINVAL, f"direct: {target} has no page cache to bypass: leave it out")
-    if asked.get("persistent") and properties.direct:
-        raise PropertyError(errno.EINVAL, "persistent: persistent grants are not used with direct I/O (XSA-229): leave "
-                            "it out, or say --no-direct (direct-io = false)")
-    if asked.get("share") and properties.read_only:
-        raise PropertyError(errno.EINVAL, "share: the disk is read-only, and shares its image with all that read: "
-                            "leave it out")
-    if asked.get("lock") is False and target is not None and target.scheme != "file":
-        raise PropertyError(errno.EINVAL, f"lock: {target} has no image that others could have: leave it out")
-    if asked.get("werror") and properties.read_only:
-        raise PropertyError(errno.EINVAL, "werror: the disk is read-only, and has no writes that fail: leave it out")
-
-
-def _text(params: dict[str, Any], name: str) -> str:
-    value = params.get(name)
-    if not isinstance(value, str) or not value:
-        raise PropertyError(errno.EINVAL, f"{name} is missing")
-    return value
-
-
-def _seconds(params: dict[str, Any], default: float) -> float:
-    value = params.get("timeout")
-    if value is None:
-        return default
-    if isinstance(value, str):
-        return units.parse_duration(value)
-    if isinstance(value, int | float) and 0 <= value < 1e9:
-        return float(value)
-    raise PropertyError(errno.EINVAL, f"timeout {value!r}: expected seconds, or a text like '30s'")
-
-
-def _value(name: str, value: Any) -> Any:
-    """A property as JSON gives it: sizes may be texts ("4K"), the rest is what Properties says."""
-    if name in _SIZES and isinstance(value, str):
-        return units.parse_size(value)
-    expected: tuple[type, ...] = dict.fromkeys(_TEXTS, (str,)).get(
-        name, (int, bool, type(None)))
-    if not isinstance(value, expected):
-        raise PropertyError(errno.EINVAL, f"{name} {value!r}: expected {' or '.join(t.__name__ for t in expected)}")
-    return value
