@@ -16,8 +16,9 @@ before it hears of any disk.
 
 Without --domid it is a spare: it waits, all loaded, until {"domid": D} comes, or the manager's end.
 
-The main thread never waits for storage: a plane is told to stop and says so when it has, and what may block
-after that (closing the image) is done by a helper thread.
+The main thread never waits for anything of one disk: a helper thread opens and starts it (planes.py); it is told to
+stop and says so when it has; and what may block after that (closing the image) is a helper thread's again.  What is
+ordered for a disk while it is being started is carried out afterwards, in its order.
 """
 from __future__ import annotations
 
@@ -29,14 +30,13 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xenvbd import __version__, disk, hv, logs, sandbox
-from xenvbd.dataplane import DataPlane, PlaneEvent, Settings
+from xenvbd import __version__, hv, logs, sandbox
+from xenvbd.dataplane import PlaneEvent
 from xenvbd.disk import rings
 from xenvbd.errors import Error, to_json
 from xenvbd.features import Agreement
@@ -44,8 +44,9 @@ from xenvbd.helpers import start
 from xenvbd.hv.ops import Hypervisor
 from xenvbd.journal import boot_id
 from xenvbd.loop import Loop, Timer
+from xenvbd.planes import Finish, Plane
 from xenvbd.runtime import Runtime
-from xenvbd.target import parse as parse_target
+from xenvbd.trace import Limiter
 from xenvbd.wire import MAX_QUEUE, PROTOCOL, Message, Wire
 
 ENTRIES = 33                        # that a ring of one page needs of an io_uring: its requests, and a flush
@@ -53,24 +54,6 @@ MAX_SPARE = 1024                    # bytes of what a spare is told
 CLOSE_AGAIN_SECONDS = 1.0           # after there was no thread to close a target in
 
 log = logging.getLogger("xenvbd.worker")
-Finish = Callable[[dict[str, Any] | OSError], None]
-
-
-class Plane:
-    """One disk's data plane and target, from connect to disconnect."""
-
-    def __init__(self, key: str, plane: DataPlane, target: disk.Disk) -> None:
-        self.key, self.plane, self.target = key, plane, target
-        self.stopping: list[Finish] = []
-
-    def told(self) -> dict[str, Any]:
-        """What the manager is told of how it serves."""
-        return {"engine": self.target.engine, "persistent": self.plane.persistent}
-
-    def destroy(self) -> None:
-        """Let go of everything.  May block as long as closing the target does."""
-        self.plane.destroy()
-        self.target.close()
 
 
 class Worker:
@@ -85,6 +68,7 @@ class Worker:
         self._leaving = False
         self._pid = os.getpid()                         # now: later it cannot be asked for
         self._patience = idle_seconds
+        self._limiter = Limiter()                       # of what a guest can have logged
         self._verbs: dict[str, Callable[[Message, Finish], None]] = {
             "connect": self._connect, "disconnect": self._disconnect, "resume": self._resume,
             "list": self._list, "ping": self._ping, "stop": self._stop}
@@ -94,6 +78,8 @@ class Worker:
     def adopt(self, sock: socket.socket) -> None:
         """Serve this manager from now on; the one before is gone, or is told by the end of its connection."""
         self._drop_manager()
+        for plane in self.planes.values():
+            plane.orphaned = not plane.started      # nobody will hear of it: the new one orders it again
         wire = Wire(sock)
         self._wire = wire
         wire.on_pending = lambda waiting: self.loop.write(wire.fileno(), wire.flush if waiting else None)
@@ -103,7 +89,7 @@ class Worker:
     def leave(self) -> None:
         """Hand every ring over, and end."""
         self._leaving = True
-        for plane in list(self.planes.values()):
+        for plane in self._started_planes():
             self._stop_plane(plane, lambda result: None, hand_over=True)
         self._leave_if_done()
 
@@ -123,8 +109,15 @@ class Worker:
             self._drop_manager()
 
     def _handle(self, message: Message) -> None:
+        self._carry_out(message, self._finisher(message.body.get("call")))
+
+    def _carry_out(self, message: Message, finish: Finish) -> None:
         body = message.body
-        finish = self._finisher(body.get("call"))
+        plane = self.planes.get(str(body.get("disk")))
+        if plane is not None and (plane.orphaned or plane.later or not plane.started):
+            later = Message(body, message.take_fds())
+            plane.later.append(lambda: self._carry_out(later, finish))
+            return
         try:
             verb = self._verbs.get(str(body.get("verb")))
             if verb is None:
@@ -175,43 +168,60 @@ class Worker:
             raise Error(errno.EBUSY, "the disk is connected already, or the worker is leaving")
         if len(message.fds) != images + 3 * queues:
             raise Error(errno.EPROTO, f"{len(message.fds)} descriptors for {queues} queues")
-        plane = self._start(message, agreement)
+        options, needed = self._options(body, agreement)
+        plane = Plane(body["disk"], needed)
+        self._start(plane, Message(body, message.take_fds()), options, finish)
         self.planes[plane.key] = plane
-        self.loop.read(plane.plane.events_fd, lambda: self._events(plane))
         self._watch_idleness()
-        finish(plane.told())
 
-    def _start(self, message: Message, agreement: Agreement) -> Plane:
-        body, queues = message.body, len(agreement.queues)
-        image, guard = (message.fds.pop(0) if int(body["image"]) > number else None for number in range(2))
-        identity = _identity(image, body.get("image-id"))
-        target = disk.open(parse_target(body["target"]), fd=image, guard=guard,
-                           **self._options(body, agreement))
+    def _start(self, plane: Plane, message: Message, options: dict[str, Any], finish: Finish) -> None:
+        """Have it opened where that may take its time."""
+        def started(failure: OSError | None) -> None:
+            self.loop.soon(lambda: self._started(plane, failure, finish))
+
+        def died() -> None:
+            message.close()
+            started(Error(errno.ENOMEM, "no memory for a thread"))
+
         try:
-            plane = DataPlane(self.hypervisor, target, name=body["name"], image=identity,
-                              settings=Settings(**body["settings"]))
-            try:
-                plane.start(agreement, message.fds[:queues], message.fds[queues:2 * queues], message.fds[2 * queues:],
-                            adopt=bool(body.get("adopt")))
-            except BaseException:
-                plane.destroy()
-                raise
-        except BaseException:
-            target.close()
+            start(lambda: started(plane.open(self.hypervisor, message, options)), died)
+        except OSError:
+            message.close()
             raise
-        return Plane(body["disk"], plane, target)
 
-    def _options(self, body: dict[str, Any], agreement: Agreement) -> dict[str, Any]:
-        """How to open the target: with threads, if there are not so many rings left as it has queues."""
-        options = dict(body["open"])
+    def _started(self, plane: Plane, failure: OSError | None, finish: Finish) -> None:
+        if failure is not None:
+            self._gone(plane)
+            finish(failure)
+            self._catch_up(plane)
+            return
+        plane.started = True
+        self.loop.read(plane.plane.events_fd, lambda: self._events(plane))
+        finish(plane.told())
+        if self._leaving or plane.orphaned:
+            self._stop_plane(plane, lambda result: None, hand_over=True)
+        else:
+            self._catch_up(plane)
+
+    def _catch_up(self, plane: Plane) -> None:
+        """Carry out what was ordered meanwhile."""
+        later, plane.later = plane.later, []
+        for order in later:
+            order()
+
+    def _options(self, body: dict[str, Any], agreement: Agreement) -> tuple[dict[str, Any], int]:
+        """How to open the target: with threads, if there are not so many rings left as it has queues; and how many
+        rings it will take."""
+        options, needed = dict(body["open"]), len(agreement.queues)
         if not (rings.kept() and body["image"] and options["engine"] in ("auto", "uring")):
-            return options
-        needed, left = len(agreement.queues), rings.left(ENTRIES << agreement.ring_page_order)
-        if left < needed:
-            log.warning("worker %d: %s is served by threads: %d io_urings are left, and it has %d queues",
-                        self.domid, body["name"], left, needed)
-            options["engine"] = "threads"
-        return options
+            return options, 0
+        promised = sum(plane.rings for plane in self.planes.values() if not plane.started)
+        left = max(0, rings.left(ENTRIES << agreement.ring_page_order) - promised)
+        if left >= needed:
+            return options, needed
+        self._limiter.log(log, logging.WARNING, "worker %d: %s is served by threads: %d io_urings are left, and it has "
+                          "%d queues", self.domid, body["name"], left, needed)
+        return options | {"engine": "threads"}, 0
 
     def _disconnect(self, message: Message, finish: Finish) -> None:
         """Drain and stop a disk's plane, then let go of its target; the reply comes when the image is
@@ -226,8 +236,8 @@ class Worker:
         finish({})
 
     def _list(self, message: Message, finish: Finish) -> None:
-        told = {key: plane.told() for key, plane in self.planes.items()}
-        finish({"disks": {key: plane.plane.state for key, plane in self.planes.items()}, "version": __version__,
+        told = {plane.key: plane.told() for plane in self._started_planes()}
+        finish({"disks": {key: self.planes[key].plane.state for key in told}, "version": __version__,
                 **{name: {key: each[name] for key, each in told.items()} for name in ("engine", "persistent")}})
 
     def _ping(self, message: Message, finish: Finish) -> None:
@@ -239,6 +249,9 @@ class Worker:
             raise Error(errno.EBUSY, f"{len(self.planes)} disks are being served")
         finish({})
         self.loop.stop()
+
+    def _started_planes(self) -> list[Plane]:
+        return [plane for plane in self.planes.values() if plane.started]
 
     def _plane(self, message: Message) -> Plane:
         key = message.body["disk"]
@@ -278,13 +291,18 @@ class Worker:
         try:
             start(destroy, lambda: self.loop.soon(again))
         except OSError as exc:
-            log.warning("worker %d: %s cannot be closed yet: %s", self.domid, plane.key, exc.strerror)
+            self._limiter.log(log, logging.WARNING, "worker %d: %s cannot be closed yet: %s", self.domid, plane.key,
+                              exc.strerror)
             again()
 
     def _destroyed(self, plane: Plane, result: dict[str, Any] | OSError) -> None:
-        del self.planes[plane.key]
+        self._gone(plane)
         for finish in plane.stopping:
             finish(result)
+        self._catch_up(plane)
+
+    def _gone(self, plane: Plane) -> None:
+        del self.planes[plane.key]
         self._watch_idleness()
         self._leave_if_done()
 
@@ -304,19 +322,6 @@ class Worker:
 def _event(key: str, event: PlaneEvent) -> dict[str, Any]:
     detail = f"{os.strerror(event.errno)}, queue {event.queue}, sector {event.detail}"
     return {"event": event.kind, "disk": key, "detail": detail}
-
-
-def _identity(image: int | None, told: list[int] | None) -> tuple[int, int]:
-    """Device and inode for the journal, as the manager told them; zeros if it is no file.  A disk that 0.1 has recorded
-    comes without, and has what the descriptor says."""
-    if told is not None:
-        return int(told[0]), int(told[1])
-    if image is None:
-        return 0, 0
-    status = os.fstat(image)
-    if stat.S_ISBLK(status.st_mode):
-        return status.st_rdev, 0            # udev may have made its node anew
-    return status.st_dev, status.st_ino
 
 
 def set_title(title: str) -> None:

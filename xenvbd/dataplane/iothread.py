@@ -66,12 +66,20 @@ class _Hold:
 
 def _begin(kind: int, work: list[Any]) -> None:
     """In a thread that waits for this, or in a new one."""
-    for waiting in WAITING:
-        if any(0 <= kind <= other for other in waiting[0]):
-            WAITING.remove(waiting)
+    for waiting in list(WAITING):
+        if any(0 <= kind <= other for other in waiting[0]) and _taken(waiting):
             waiting[1].put(work)
             return
     _thread.start_new_thread(_run, (work,))
+
+
+def _taken(waiting: tuple[list[int], SimpleQueue[list[Any]]]) -> bool:
+    """Whether nobody else, who starts another disk at the same time, has taken this one."""
+    try:
+        WAITING.remove(waiting)
+    except ValueError:
+        return False
+    return True
 
 
 def _run(work: list[Any]) -> None:
