@@ -297,3 +297,34 @@ def test_a_disk_that_is_there_already_is_not_asked_again(b, image):
     beside(b, image)
     again(b)
     assert device.error is None
+
+
+# QEMU
+
+def qemu_writes(image):
+    return subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", str(image)], capture_output=True,
+                          check=False).returncode == 0
+
+
+def test_qemus_tools_are_kept_out_from_the_offer_on(b, image):
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+    assert not qemu_writes(image)
+    device.unplug(force=True)
+    b.until(lambda: b.destroyed)
+    assert qemu_writes(image)
+
+
+def test_the_qemu_of_an_hvm_guest_can_open_its_disks_until_the_guest_has_a_driver(b, image):
+    """libxl starts it after InitWait, with locks, and it emulates the disk until the guest unplugs that."""
+    b.toolstack.write("/libxl/7/type", "hvm")
+    device = b.found(params=str(image))
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+    assert qemu_writes(image)
+    b.guest.connect()
+    b.until(lambda: b.node("state") == CONNECTED)
+    b.until(lambda: not qemu_writes(image))
+    closed(b)
+    b.until(lambda: qemu_writes(image))

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from xenvbd.disk.claim import Terms
 from xenvbd.errors import ClaimError, TargetError
 from xenvbd.images import Images, Taken, Tenant
 
@@ -74,7 +75,7 @@ def test_those_that_share_may_have_it_together(images, path):
 def test_a_writer_that_shares_can_write_beside_one_that_reads(images, path):
     images.claim(guest(1, read_only=True), path)
     claim = images.claim(guest(2, share=True), path)
-    assert not claim.read_only
+    assert not claim.terms.read_only
 
 
 @pytest.mark.parametrize("other", [guest(9, group=1), guest(1, group=1)], ids=["stubdomain first", "guest first"])
@@ -166,7 +167,7 @@ def test_the_next_manager_has_the_very_claims_of_the_last(path, tmp_path):
     before.close()
     os.rename(path, tmp_path / "elsewhere")
     after = Images(left)
-    assert after.claim(guest(1), path, expected=claim.identity).identity == claim.identity
+    assert after.claim(guest(1), path, Terms(expected=claim.identity)).identity == claim.identity
     after.close()
 
 
@@ -176,5 +177,5 @@ def test_an_inherited_descriptor_of_another_image_is_not_taken_for_it(path, tmp_
     identity = Images().claim(guest(1), path).identity
     images = Images({"qdisk-1-51712": os.open(other, os.O_RDWR)})
     with pytest.raises(TargetError, match="not the image that was opened"):
-        images.claim(guest(1), path, expected=identity)
+        images.claim(guest(1), path, Terms(expected=identity))
     images.close()

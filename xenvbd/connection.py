@@ -206,6 +206,7 @@ class Connection(abc.ABC):
             self.error = None
             self._learn(result)
             self._say(logging.INFO, "%s: %s", "taken over" if taken_over else "connected", self._describe())
+            self.holding.connected()
             self.take(xenbus.PlaneStarted())
 
     def _learn(self, told: dict[str, Any]) -> None:

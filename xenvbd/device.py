@@ -105,6 +105,7 @@ class Device(Connection):
             self._worker = self.host.worker(self.domid)
             self._learn(self._worker.told.get(self.key, {}))
             self._worker.allow(self.key, memory.of_disk(record))
+            self.holding.connected()
             self.take(xenbus.PlaneStarted())
         self.refresh()
 

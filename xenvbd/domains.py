@@ -48,6 +48,11 @@ def is_number(wanted: str) -> bool:
     return wanted.isascii() and wanted.isdecimal() and len(wanted) <= MAX_DIGITS
 
 
+def is_incoming(store: Store, domid: int) -> bool:
+    """Whether libxl is making the domain of one that comes from another host, or from here."""
+    return (_get(store, name_path(domid)) or b"").endswith(b"--incoming")
+
+
 def without_migration(name: str) -> str:
     """The name that a guest goes by when libxl has migrated it: until then the new domain is NAME--incoming, and from
     then on the old one NAME--migratedaway."""

@@ -10,11 +10,12 @@ import errno
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
-from xenvbd import domains, others
-from xenvbd.disk.claim import Claim
+from xenvbd import domains, libxl, others
+from xenvbd.disk.claim import Claim, Terms
 from xenvbd.disk.identity import Identity
-from xenvbd.errors import Error
+from xenvbd.errors import Error, StoreError
 from xenvbd.host import Host
 from xenvbd.images import Taken, Tenant
 from xenvbd.loop import Timer
@@ -40,11 +41,13 @@ class Holding:
         self.identity: Identity | None = None
         self.trouble = ""
         self._tenant: Tenant | None = None
+        self._wanted: Wanted | None = None
         self._recovered = recovered
         self._recovering = False
         self._give_up: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._closed = False
+        self._twin: Timer | None = None                 # the next attempt to lock against QEMU, or the last
 
     @property
     def claimed(self) -> bool:
@@ -71,13 +74,25 @@ class Holding:
         self._run(properties, lambda: Medium.open(wanted), opened)
 
     def wanted(self, properties: Properties, engine: str) -> Wanted:
-        """What a helper thread is to open.  StoreError."""
+        """What a helper thread is to open.  StoreError; not once the image is claimed, for then no store is asked."""
+        if self._wanted is not None and self.claimed:
+            return replace(self._wanted, policy=self._host.policy, others=())
         if self._tenant is None or self._tenant.gone.is_set():
             self._tenant = Tenant(self._key, self._domid, self._vm, domains.group(self._host.store, self._domid),
                                   properties.read_only, properties.share, properties.lock)
-        return Wanted(properties, self._host.policy, engine, self._host.images, self._tenant, self.identity,
-                      seize=self._recovering, fence=self._host.runtime.fence(self._key),
-                      others=self._others(properties, self._tenant))
+        self._wanted = Wanted(properties, self._host.policy, engine, self._host.images, self._tenant,
+                              self._terms(properties), self._host.runtime.fence(self._key),
+                              self._others(properties, self._tenant))
+        return self._wanted
+
+    def _terms(self, properties: Properties) -> Terms:
+        """QEMU's locks are not for a guest whose own QEMU may have the image as well, before it has a driver."""
+        return Terms(properties.read_only, properties.share, properties.lock, guard=not self._has_twin(),
+                     expected=self.identity, seize=self._recovering,
+                     patient=domains.is_incoming(self._host.store, self._domid))
+
+    def _has_twin(self) -> bool:
+        return libxl.guest_type(self._host.store, self._domid) == "hvm"
 
     def _others(self, properties: Properties, tenant: Tenant) -> list[Area]:
         """The disks of other backends that a new vbd may not share its image with: those of its own guest, as Xen's
@@ -106,7 +121,11 @@ class Holding:
 
     def _recover(self, properties: Properties, engine: str) -> None:
         self._timer = None
-        wanted = self.wanted(properties, engine)
+        try:
+            wanted = self.wanted(properties, engine)
+        except StoreError as exc:
+            self._again(properties, engine, exc)
+            return
 
         def claimed(result: Claim | OSError) -> None:
             if isinstance(result, OSError):
@@ -125,17 +144,43 @@ class Holding:
         if not self._closed:
             self._timer = self._host.loop.later(RECLAIM_SECONDS, lambda: self._recover(properties, engine))
 
+    # Beside the guest's own QEMU
+
+    def connected(self) -> None:
+        """The guest's driver has it: a twin that the guest's QEMU emulates is closed now, or soon will be."""
+        if self._twin is None and self._has_twin():
+            self._twin = self._host.loop.later(0, self._guard)
+
+    def _guard(self) -> None:
+        """Keep QEMU's tools out, once the guest's own QEMU is."""
+        claim = self._host.images.of(self._key)
+        if self._twin is None or claim is None:
+            return
+
+        def guarded(result: bool | OSError) -> None:
+            if isinstance(result, OSError) and self._twin is not None and not self._closed:
+                self._twin = self._host.loop.later(RECLAIM_SECONDS, self._guard)
+
+        self._host.helpers.run(f"locking {claim.path} for QEMU's tools", lambda: _guarded(claim), guarded,
+                               seconds=RELEASE_SECONDS, dispose=lambda result: None)
+
     # Its end
 
     def rests(self) -> None:
         """Its worker has closed the image, and what was begun has landed."""
         self._host.images.rests(self._key)
+        if self._twin is not None:
+            self._twin.cancel()
+            self._twin = None
+            if (claim := self._host.images.of(self._key)) is not None:
+                self._host.helpers.run(f"letting QEMU at {claim.path}", functools.partial(_unguarded, claim),
+                                       lambda result: None, seconds=RELEASE_SECONDS, dispose=lambda result: None)
 
     def release(self, done: Callable[[], None]) -> None:
         """Let others have the image; done() is called when they can, or when that takes too long."""
         self.close()
         claim = self._host.images.release(self._tenant) if self._tenant is not None else None
-        self.identity = None
+        self.identity = self._wanted = None
         if claim is None:
             done()
             return
@@ -179,6 +224,16 @@ class Holding:
     def explained(self, exc: OSError) -> OSError:
         """With names for what helper threads know by number."""
         return exc.named(self._host.disk_name(exc.key)) if isinstance(exc, Taken) else exc
+
+
+def _guarded(claim: Claim) -> bool:
+    claim.guard()
+    return True
+
+
+def _unguarded(claim: Claim) -> bool:
+    claim.unguard()
+    return True
 
 
 def _close(claim: Claim) -> bool:

@@ -57,9 +57,9 @@ class Host:
 
     worker: the worker of a domain, started if need be; channels: event-channel handles for it to be given, as
     evtchn.offer() makes them; options: of a disk that goes by these names; name_of: as names.Names.of(); images: which
-    vbd has which; disk_name: how a vbd is called, by its key; serves: whether an area (kind, domid, devid)
-    is a vbd of ours, and not another backend's.  What is called with a device: dirty when it is to be
-    looked at, changed when something has happened to it, destroyed when it is to be forgotten."""
+    vbd has which; disk_name: how a vbd is called, by its key; serves: whether an area (kind, domid, devid) is a vbd of
+    ours, and not another backend's.  What is called with a device: dirty when it is to be looked at, changed when
+    something has happened to it, destroyed when it is to be forgotten."""
 
     loop: Loop
     store: Store

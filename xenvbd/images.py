@@ -10,11 +10,10 @@ import os
 import stat
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xenvbd.disk import places
-from xenvbd.disk.claim import Claim
-from xenvbd.disk.identity import Identity
+from xenvbd.disk.claim import Claim, Terms
 from xenvbd.disk.locks import let_go
 from xenvbd.errors import ClaimError
 from xenvbd.handover import drop, keep
@@ -86,21 +85,20 @@ class Images:
         self._closed = False
         self._inherited = dict(inherited or {})
 
-    def claim(self, tenant: Tenant, path: str, *, allow: Sequence[str] = ("/",), expected: Identity | None = None,
-              seize: bool = False) -> Claim:
-        """The claim of the image at that path for a tenant, its own or one that it joins; expected, seize: see
-        Claim.take().  Taken: another vbd has it.  Raises ClaimError, TargetError, PolicyError."""
+    def claim(self, tenant: Tenant, path: str, terms: Terms | None = None, *, allow: Sequence[str] = ("/",)) -> Claim:
+        """The claim of the image at that path for a tenant, its own or one that it joins; terms: None: the tenant's.
+        Taken: another vbd has it.  Raises ClaimError, TargetError, PolicyError."""
+        terms = terms or Terms(tenant.read_only, tenant.share)
         if (held := self._of(tenant.key)) is not None:
             return held.claim
-        if expected is not None and (fd := self._inherited.pop(tenant.key, None)) is not None:
-            return self._inherit(tenant, path, fd, expected)
+        if terms.expected is not None and (fd := self._inherited.pop(tenant.key, None)) is not None:
+            return self._inherit(tenant, path, fd, terms)
         where = places.find(path, allow)
         try:
             number = _number(where)
             if (joined := self._beside(tenant, number, path)) is not None:
                 return joined
-            claim = Claim.take(path, where, read_only=tenant.read_only, share=tenant.share or self._knows(number),
-                               lock=tenant.lock, expected=expected, seize=seize)
+            claim = Claim.take(path, where, replace(terms, share=terms.share or self._knows(number)))
         finally:
             os.close(where)
         return self._join(tenant, number[0], claim)
@@ -149,6 +147,11 @@ class Images:
             with self._lock:
                 held.active.discard(key)
 
+    def of(self, key: str) -> Claim | None:
+        """The claim that a vbd has."""
+        held = self._of(key)
+        return held.claim if held else None
+
     def leave(self) -> dict[str, int]:
         """The descriptors of all claims by the keys of their vbds, for the manager that comes next; they stay open."""
         with self._lock:
@@ -170,7 +173,7 @@ class Images:
             let_go(self._inherited.pop(key))
             drop(key)
 
-    def _inherit(self, tenant: Tenant, path: str, fd: int, expected: Identity) -> Claim:
+    def _inherit(self, tenant: Tenant, path: str, fd: int, terms: Terms) -> Claim:
         """A claim that an earlier manager has left; with others, if it is of an image that they have inherited."""
         number = _number(fd)
         with self._lock:
@@ -179,8 +182,7 @@ class Images:
                 held.tenants[tenant.key] = tenant
                 os.close(fd)            # another way to the same description
                 return held.claim
-        return self._join(tenant, number[0], Claim.inherited(path, fd, expected, read_only=tenant.read_only,
-                                                             lock=tenant.lock))
+        return self._join(tenant, number[0], Claim.inherited(path, fd, terms))
 
     def _of(self, key: str) -> _Held | None:
         with self._lock:
@@ -200,7 +202,7 @@ class Images:
                 for other in held.tenants.values():
                     if not (tenant.beside(other) or tenant.after(other)):
                         raise Taken(errno.EBUSY, other.key, _why(tenant, other), path=path)
-                if tenant.read_only or not held.claim.read_only:
+                if tenant.read_only or not held.claim.terms.read_only:
                     found = held
             if found is None or tenant.gone.is_set():
                 return None

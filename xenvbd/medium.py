@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from xenvbd import disk, others
 from xenvbd.disk import Image, fencefile
-from xenvbd.disk.claim import Claim
+from xenvbd.disk.claim import Claim, Terms
 from xenvbd.disk.identity import Identity
 from xenvbd.disk.locks import let_go
 from xenvbd.errors import ClaimError, TargetError
@@ -43,16 +43,14 @@ class Policy:
 class Wanted:
     """What is to be opened, and for whom.
 
-    expected: what the image must be, None for a new vbd; seize: a worker of an earlier manager may have it; fence: the
-    path of its fence file; others: the disks of other backends."""
+    terms: how the image is claimed; fence: the path of its fence file; others: the disks of other backends."""
 
     properties: Properties
     policy: Policy
     engine: str
     images: Images
     tenant: Tenant
-    expected: Identity | None = None
-    seize: bool = False
+    terms: Terms
     fence: str = ""
     others: Sequence[Area] = ()
 
@@ -66,8 +64,7 @@ class Wanted:
         """The claim of the image, taken if it is not held yet.  Raises OSError."""
         target = self.properties.target
         assert target is not None           # validate() has refused it
-        return self.images.claim(self.tenant, target.path, allow=self.policy.allow, expected=self.expected,
-                                 seize=self.seize)
+        return self.images.claim(self.tenant, target.path, self.terms, allow=self.policy.allow)
 
 
 class Medium:

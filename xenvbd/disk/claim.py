@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 
-from xenvbd.disk import locks, places, users
+from xenvbd.disk import locks, places, qemu_locks, users
 from xenvbd.disk.formats import looks_like
 from xenvbd.disk.holders import is_shown
 from xenvbd.disk.identity import Identity
@@ -18,60 +19,112 @@ from xenvbd.disk.image import Image, inspect
 from xenvbd.errors import ClaimError, TargetError
 
 
+@dataclass(frozen=True)
+class Terms:
+    """How an image is claimed.
+
+    read_only, share: as for open_image(); lock: False gives up what keeps others out; guard: keep QEMU and its tools
+    out too, from now on; expected: what it must be, None if that is not known; seize: an earlier manager had it, whose
+    worker may have a device for itself (O_EXCL); patient: whoever has it on another host is about to let it go, so the
+    lock may come later."""
+
+    read_only: bool = False
+    share: bool = False
+    lock: bool = True
+    guard: bool = False
+    expected: Identity | None = None
+    seize: bool = False
+    patient: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has not been a disk's already, so that what this host does with it is to be looked at."""
+        return self.expected is None and not self.seize
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether nobody else may have the image."""
+        return not (self.read_only or self.share)
+
+
 class Claim:
     """One image; identity: what it is.  Its descriptor is closed with close() alone."""
 
-    def __init__(self, path: str, fd: int, identity: Identity, *, read_only: bool, lock: bool = True) -> None:
-        """fd: open, locked if lock, and the claim's own from here on."""
-        self.path, self.fd, self.identity, self.read_only, self.lock = path, fd, identity, read_only, lock
+    def __init__(self, path: str, fd: int, identity: Identity, terms: Terms) -> None:
+        """fd: open, locked, and the claim's own from here on."""
+        self.path, self.fd, self.identity, self.terms = path, fd, identity, terms
+        self.locked = False
 
     @classmethod
-    def take(cls, path: str, where: int, *, read_only: bool, share: bool, lock: bool = True,
-             expected: Identity | None = None, seize: bool = False) -> Claim:
+    def take(cls, path: str, where: int, terms: Terms) -> Claim:
         """Claim what the descriptor where stands for (places.find()), which stays the caller's.
 
-        read_only, share: as for open_image(); lock: Properties.lock.  expected: what it must be (TargetError,
-        ESTALE: it is another image); None: a new disk's, so that what this host does with it is looked at (users).
-        seize: an earlier manager had it, whose worker may have a device for itself (O_EXCL).  Raises ClaimError (in
-        use), TargetError."""
-        alone = not (read_only or share)
-        fd = _open(path, where, read_only=read_only, exclusive=alone, seize=seize)
+        Raises ClaimError (in use, which names by whom), TargetError (ESTALE: it is not the image that it must be)."""
+        fd = _open(path, where, terms)
         try:
             with places.named(path):
-                places.make_blocking(fd, path, read_only=read_only)
+                places.make_blocking(fd, path, read_only=terms.read_only)
                 identity = Identity.of(fd)
-                _compare(path, expected, identity)
-                if lock:
-                    locks.claim(fd, path, exclusive=alone, ours=seize)
-                if expected is None and not share:      # else it has been a disk's already
-                    users.check(fd, path, read_only=read_only, exclusive=alone)
+                _compare(path, terms.expected, identity)
+                claim = cls(path, fd, identity, terms)
+                claim.lock()
+                if terms.is_new and not terms.share:
+                    users.check(fd, path, read_only=terms.read_only, exclusive=terms.exclusive)
+                return claim
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, identity, read_only=read_only, lock=lock)
 
     @classmethod
-    def inherited(cls, path: str, fd: int, expected: Identity, *, read_only: bool,
-                  lock: bool = True) -> Claim:
+    def inherited(cls, path: str, fd: int, terms: Terms) -> Claim:
         """The claim of an earlier manager whose descriptor we were given; it is closed if this raises TargetError."""
         try:
             with places.named(path):
-                _compare(path, expected, Identity.of(fd))
+                identity = Identity.of(fd)
+                _compare(path, terms.expected, identity)
         except BaseException:
             os.close(fd)
             raise
-        return cls(path, fd, expected, read_only=read_only, lock=lock)
+        claim = cls(path, fd, identity, terms)
+        claim.locked = True
+        return claim
+
+    def lock(self) -> None:
+        """Take what of the lock is not there yet.  Raises ClaimError, TargetError."""
+        if self.locked or not self.terms.lock:
+            return
+        try:
+            locks.claim(self.fd, self.path, exclusive=self.terms.exclusive, ours=self.terms.seize)
+        except ClaimError as exc:
+            if self.terms.patient and exc.errno == errno.EREMOTE:
+                return
+            raise
+        if self.terms.guard:
+            self.guard()
+        self.locked = True
+
+    def guard(self) -> None:
+        """Keep QEMU and its tools out.  Raises ClaimError: one of them has it."""
+        if self.terms.lock:
+            qemu_locks.acquire(self.fd, self.path, read_only=self.terms.read_only, share=self.terms.share)
+
+    def unguard(self) -> None:
+        """Let the guest's own QEMU in again."""
+        qemu_locks.release(self.fd)
 
     def image(self, *, read_only: bool, direct: bool | None, logical_block_size: int, writer: str | None,
               alone: bool) -> Image:
         """A new description for I/O, fenced as locks.fence() says (writer: its name; alone: its exclusive).
 
         Raises ClaimError (EINPROGRESS: what a dead worker had begun has not landed yet), TargetError."""
+        self.lock()
+        if self.terms.lock and not self.locked:
+            raise ClaimError(errno.EINPROGRESS, "the host that the guest comes from has it still", path=self.path)
         fd = places.reopen(self.fd, self.path, read_only=read_only, exclusive=False, wait=False)
         try:
             with places.named(self.path):
                 places.make_blocking(fd, self.path, read_only=read_only)
-                if self.lock:
+                if self.terms.lock:
                     locks.fence(fd, self.path, exclusive=alone, name=writer)
                     _leave_to_fence_file(fd)
                 return inspect(fd, self.path, read_only=read_only, direct=direct,
@@ -103,13 +156,13 @@ def _leave_to_fence_file(fd: int) -> None:
         locks.unlock(fd)
 
 
-def _open(path: str, where: int, *, read_only: bool, exclusive: bool, seize: bool) -> int:
+def _open(path: str, where: int, terms: Terms) -> int:
     try:
-        return places.reopen(where, path, read_only=read_only, exclusive=exclusive, wait=False)
+        return places.reopen(where, path, read_only=terms.read_only, exclusive=terms.exclusive, wait=False)
     except ClaimError:
-        if not (seize and exclusive):
+        if not (terms.seize and terms.exclusive):
             raise
-        return places.reopen(where, path, read_only=read_only, exclusive=False, wait=False)
+        return places.reopen(where, path, read_only=terms.read_only, exclusive=False, wait=False)
 
 
 def _compare(path: str, expected: Identity | None, found: Identity) -> None:
