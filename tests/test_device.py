@@ -464,3 +464,21 @@ def test_a_later_manager_takes_a_served_disk_over_and_can_detach_it(b):
     later.unplug(force=True)
     b.until(lambda: b.destroyed)
     assert not b.worker.planes and not b.toolstack.exists(BACKEND)
+
+
+def test_what_a_guest_goes_on_doing_while_the_store_takes_nothing_is_not_piled_up(b, monkeypatch):
+    def refuse(*arguments):
+        raise StoreError(errno.ENOSPC, "over quota")
+
+    device = b.device()
+    device.realize()
+    b.until(lambda: b.node("state") == INITWAIT)
+    monkeypatch.setattr(device.areas, "set_state", refuse)
+    for _ in range(50):
+        for state in 5, 6, 1:
+            b.guest.state(state)
+            device.refresh()
+    assert len(device._todo) < 50
+    monkeypatch.undo()
+    b.guest.connect()
+    b.until(lambda: b.node("state") == CONNECTED)

@@ -213,6 +213,16 @@ def test_a_worker_that_keeps_dying_is_not_started_on_and_on(manager):
         manager.workers.get(7)
 
 
+def test_a_worker_that_is_killed_again_and_again_fills_no_log(manager, monkeypatch, caplog):
+    monkeypatch.setattr("xenvbd.workers.PAUSE_SECONDS", 0.0)
+    caplog.set_level("INFO", "xenvbd.workers")
+    for _ in range(12):
+        manager.exits.clear()
+        os.kill(manager.started(), signal.SIGKILL)
+        manager.until(lambda: manager.exits)
+    assert len(caplog.records) <= 12
+
+
 def test_a_program_that_cannot_be_started_is_an_error_and_leaves_nothing(tmp_path):
     loop = Loop()
     workers = Workers(loop, Runtime(tmp_path), "sim:none", 0, ("/nonexistent",))

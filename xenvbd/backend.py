@@ -30,7 +30,7 @@ from xenvbd.properties import Properties
 from xenvbd.record import Record
 from xenvbd.runtime import Runtime
 from xenvbd.store import Store
-from xenvbd.trace import event
+from xenvbd.trace import Limiter, event
 from xenvbd.workers import Worker, Workers
 from xenvbd.xenbus import XenbusState, parse_state
 
@@ -68,6 +68,7 @@ class Backend:
         self._orphans: set[Key] = set()
         self._watched: set[str] = set()
         self._turns: dict[Key, tuple[int, int]] = {}
+        self._limiter = Limiter()           # of conflicts in the store, which a guest can keep up
         workers.on_event = self._worker_event
         workers.on_exit = self._worker_exit
 
@@ -269,7 +270,7 @@ class Backend:
             turn()
         except StoreError as exc:
             if self.store.connected:
-                log.warning("%s: %s", what, exc)
+                self._limiter.log(log, logging.WARNING, "%s: %s", what, exc)
                 self.loop.later(AGAIN_SECONDS, self._schedule)
             return False
         return True

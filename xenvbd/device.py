@@ -30,6 +30,7 @@ from xenvbd.store import Watch
 from xenvbd.trace import Limiter, event, quote
 from xenvbd.xenbus import Phase, Plane, View, XenbusState
 
+MOST_TODO = 32                      # things to be done, until what the frontend does is not looked at
 FORCED_REFUSALS = 5                 # by the store, until a disk that is to go by force goes without
 RETRY_SECONDS = 1.0                 # after what the store, or the runtime directory, did not take
 
@@ -112,6 +113,9 @@ class Device(Connection):
     def refresh(self) -> None:
         """Look at both areas: something in them may have changed."""
         if not self._has_areas():
+            return
+        if len(self._todo) >= MOST_TODO:
+            self._look_again = True         # the store takes nothing, and the guest goes on and on
             return
         seen = self.areas.see()
         if self._todo and seen.backend is not None:

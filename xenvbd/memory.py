@@ -18,6 +18,7 @@ from pathlib import Path
 
 from xenvbd.record import Record
 from xenvbd.sandbox import USER
+from xenvbd.trace import Limiter
 
 MIB = 1 << 20
 BASE = 96 * MIB                 # without a disk: 11 MiB, the stacks that glibc keeps for later (40 MiB), as much again
@@ -57,6 +58,7 @@ class Allowance:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._disks: dict[str, int] = {}
+        self._limiter = Limiter()
 
     def begin(self) -> None:
         """Of a worker that was just started, and has no disk."""
@@ -79,7 +81,8 @@ class Allowance:
         except ProcessLookupError:
             pass                                # its end is told elsewhere
         except (OSError, ValueError) as exc:    # ValueError: the hard limit is lower, and holds
-            log.warning("the memory of process %d cannot be limited to %d MiB: %s", self._pid, size // MIB, exc)
+            self._limiter.log(log, logging.WARNING, "the memory of process %d cannot be limited to %d MiB: %s",
+                              self._pid, size // MIB, exc)
 
 
 def limited() -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from xenvbd.holding import Holding
 from xenvbd.medium import Medium
 from xenvbd.properties import DiskFacts, Properties
+from xenvbd.trace import Limiter
 
 log = logging.getLogger("xenvbd")
 
@@ -19,6 +20,7 @@ class Renewal:
         """came: called when there is an answer."""
         self._holding, self._came = holding, came
         self._looking = False
+        self._limiter = Limiter()
         self._answer: Medium | OSError | None = None
 
     def is_there(self, properties: Properties, engine: str) -> bool:
@@ -39,5 +41,5 @@ class Renewal:
     def _answered(self, answer: Medium | OSError) -> None:
         self._looking, self._answer = False, answer
         if isinstance(answer, OSError):
-            log.warning("%s; the disk is offered as it was", answer)
+            self._limiter.log(log, logging.WARNING, "%s; the disk is offered as it was", answer)
         self._came()

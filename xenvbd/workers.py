@@ -31,7 +31,7 @@ from xenvbd.loop import Loop, Timer
 from xenvbd.memory import Allowance
 from xenvbd.process import Process, connect, environment, is_zombie, reap
 from xenvbd.runtime import Runtime, discard
-from xenvbd.trace import quote
+from xenvbd.trace import Limiter, quote
 from xenvbd.wire import PROTOCOL, Message, Wire, close_all, peer
 
 RECONNECT_SECONDS = 0.5
@@ -59,11 +59,12 @@ class Worker:
     said of each disk's plane when an earlier manager's disks were taken over; allow: as memory.Allowance.allow."""
 
     def __init__(self, loop: Loop, domid: int, pid: int, path: str, sock: socket.socket,
-                 child: subprocess.Popen[bytes] | None = None) -> None:
-        """child: ours to reap; None: it was started by an earlier manager."""
+                 child: subprocess.Popen[bytes] | None = None, *, limiter: Limiter | None = None) -> None:
+        """child: ours to reap; None: it was started by an earlier manager.  limiter: of what is logged of it."""
         self.loop, self.domid, self.pid, self._path, self._child = loop, domid, pid, path, child
         self.alive = True
         self.leaving = False                # it was told to; its end is no failure
+        self._limiter = limiter or Limiter()
         self.told: dict[str, dict[str, Any]] = {}
         self.version = __version__ if child is not None else ""
         self.allow = Allowance(pid).allow
@@ -159,7 +160,8 @@ class Worker:
                 if not isinstance(exc, OSError) or exc.errno != errno.EPROTO:
                     self._lost(exc)
                     return
-                log.error("worker %d breaks the protocol and is killed: %s", self.domid, exc)
+                self._limiter.log(log, logging.ERROR, "worker %d breaks the protocol and is killed: %s", self.domid,
+                                  exc)
                 self.kill()
                 self._disconnect()
                 return
@@ -186,7 +188,7 @@ class Worker:
 
     def _lost(self, exc: Exception) -> None:
         """The connection is gone; mostly the process too, which the pidfd tells.  Else find it again."""
-        log.info("worker %d: the connection is lost: %s", self.domid, exc)
+        self._limiter.log(log, logging.INFO, "worker %d: the connection is lost: %s", self.domid, exc)
         self._disconnect()
         self.loop.later(RECONNECT_SECONDS, self._reconnect)
 
@@ -203,7 +205,7 @@ class Worker:
         status = self._child.wait() if self._child is not None else reap(self.pid)
         level = logging.INFO if status == 0 or self.leaving else logging.WARNING
         ending = "ended" if status is None else f"ended with status {status}"
-        log.log(level, "worker %d (process %d) %s", self.domid, self.pid, ending)
+        self._limiter.log(log, level, "worker %d (process %d) %s", self.domid, self.pid, ending)
         self._disconnect()
         self.close()
         if not was_given_up:
@@ -230,6 +232,7 @@ class Workers:
         self._spare: Process | None = None
         self._spare_timer: Timer | None = None
         self._deaths: dict[int, deque[float]] = {}      # when, by domain: a guest must not have us start them on and on
+        self._limiters: dict[int, Limiter] = {}         # by domain: nor fill the log with their ends
         self.idle_seconds = IDLE_SECONDS
         self.on_event: Callable[[int, dict[str, Any]], None] = lambda domid, event: None
         self.on_exit: Callable[[Worker], None] = lambda worker: None
@@ -260,7 +263,7 @@ class Workers:
                         "its disks over", path=path) from None
         pid, _ = peer(sock)
         log.info("worker %d (process %d) found", domid, pid)
-        return self._keep(Worker(self.loop, domid, pid, path, sock))
+        return self._keep(Worker(self.loop, domid, pid, path, sock, limiter=self._limiter(domid)))
 
     def find_all(self) -> list[Worker]:
         """Every worker that an earlier manager left, but for those that take no connections."""
@@ -276,6 +279,8 @@ class Workers:
 
     def dismiss(self, domid: int) -> None:
         """Let a domain's worker end: to be called when its last disk has gone.  The next disk gets a new one."""
+        self._deaths.pop(domid, None)
+        self._limiters.pop(domid, None)
         if worker := self.by_domid.pop(domid, None):
             self._leaving.add(worker)
             if not os.path.exists(self.runtime.worker(domid)):
@@ -327,13 +332,17 @@ class Workers:
                         "not started again yet")
         process = self._take_spare(domid) or self._launch("--domid", str(domid))
         try:
-            worker = Worker(self.loop, domid, process.child.pid, self.runtime.worker(domid), *process)
+            worker = Worker(self.loop, domid, process.child.pid, self.runtime.worker(domid), *process,
+                            limiter=self._limiter(domid))
         except OSError:
             process.end()
             discard(self.runtime.worker(domid))     # it may have come so far
             raise
-        log.info("worker %d (process %d) started", domid, worker.pid)
+        self._limiter(domid).log(log, logging.INFO, "worker %d (process %d) started", domid, worker.pid)
         return self._keep(worker)
+
+    def _limiter(self, domid: int) -> Limiter:
+        return self._limiters.setdefault(domid, Limiter())
 
     def _launch(self, *options: str) -> Process:
         """Start a worker; without --domid it waits until it is told its domain."""
