@@ -58,6 +58,7 @@ def test_a_drive_without_a_medium_is_refused(device_type: str) -> None:
 @pytest.mark.parametrize(("facts", "change", "words"), [
     ({"size": 0}, {}, "/srv/d.img is empty"),
     ({"size": 1000}, {}, "1000 bytes: expected a multiple of the logical-block-size 512"),
+    ({"size": 1000, "content": "qcow2"}, {}, "1000 bytes: .* looks like an image of format qcow2: run `qemu-nbd"),
     ({"size": 512 * 9}, {"logical_block_size": 4096}, "4608 bytes: expected a multiple of the logical"),
     ({"size": 512 * 9}, {"physical_block_size": 4096}, "4608 bytes: expected a multiple of the physical"),
     ({"alignment": 4096}, {}, "512 is below the 4096 bytes .* expected logical-block-size 4096 .--sector-size."),

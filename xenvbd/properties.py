@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from xenvbd.errors import PropertyError
-from xenvbd.target import Target
+from xenvbd.target import Target, other_way
 from xenvbd.vdev import Vdev
 
 SECTOR = 512                                # the unit of every sector number of blkif.h
@@ -152,13 +152,20 @@ def _check_target(props: Properties, facts: DiskFacts) -> None:
     _require(facts.size > 0, f"target {props.target} is empty: expected at least one sector")
     _require(facts.size % logical == 0,
              f"target {props.target} has {facts.size} bytes: expected a multiple of the logical-block-size "
-             f"{logical}, or its end could not be reached")
+             f"{logical}, or its end could not be reached{_as_it_looks(props, facts)}")
     _require(physical is None or facts.size % physical == 0,
              f"target {props.target} has {facts.size} bytes: expected a multiple of the physical-block-size "
-             f"{physical}, as blkif.h demands")
+             f"{physical}, as blkif.h demands{_as_it_looks(props, facts)}")
     _require(logical % facts.alignment == 0,
              f"logical-block-size {logical} is below the {facts.alignment} bytes that target {props.target} "
              f"takes at once: expected logical-block-size {facts.alignment} (--sector-size), or I/O that is not direct "
              "(--no-direct, direct-io = false)")
     _require(props.read_only or not facts.read_only,
              f"mode w, but target {props.target} is read-only: attach it read-only (--ro, access=ro)", errno.EROFS)
+
+
+def _as_it_looks(props: Properties, facts: DiskFacts) -> str:
+    """Images of other formats have any size: what to do with one, if it looks like that."""
+    if not facts.content or props.target is None:
+        return ""
+    return f"; it looks like an image of format {facts.content}: {other_way(facts.content, props.target.path)}"

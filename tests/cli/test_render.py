@@ -44,6 +44,11 @@ def test_show_has_every_fact_on_a_line_and_the_size_twice() -> None:
     assert not any(line.startswith(("stats", "note")) for line in lines)
 
 
+def test_each_warning_has_a_line_of_its_own() -> None:
+    lines = render.disk_facts(WEB1 | {"warnings": ["it looks odd", "it is slow"]}).splitlines()
+    assert [line.split(maxsplit=1) for line in lines[-2:]] == [["warning", "it looks odd"], ["warning", "it is slow"]]
+
+
 def test_json_is_one_line_that_reads_back() -> None:
     text = render.as_json([WEB1])
     assert "\n" not in text and json.loads(text) == [WEB1]

@@ -116,7 +116,9 @@ def disk_facts(disk: Disk) -> str:
     for name, value in disk.items():
         if name == "stats":
             continue
-        if name == "size" and value is not None:
+        if name == "warnings":
+            pairs += [("warning", text) for text in value]
+        elif name == "size" and value is not None:
             pairs.append((name, f"{units.format_size(value)} ({value} bytes)"))
         elif value not in (None, "", [], {}):
             pairs.append((name, flat(value)))
