@@ -106,6 +106,21 @@ def test_barriers_follow_each_other(guest, disk) -> None:
     assert disk.seen("flush") == 64
 
 
+def test_a_barrier_waits_for_its_own_ring_and_flushes_what_was_answered_on_any(serve_queues, disk) -> None:
+    """Requests on different rings have no order, so blkback drains the barrier's ring alone, as we do."""
+    first, second = serve_queues(2, disk, barrier=True).rings
+    assert second.do(a_write(second)) == [OKAY]
+    rule = disk.hold("write", count=1)
+    busy = a_write(second)
+    second.submit(busy)
+    disk.wait_held(1)
+    barrier = first.request(BARRIER, 8, first.pages(1).segments())
+    assert first.do(barrier, a_write(first, 16)) == [OKAY] * 2
+    assert disk.seen("flush") == 2 and second.quiet(0.05)
+    disk.clear(rule)
+    assert second.finish(busy) == [OKAY]
+
+
 def test_a_barrier_that_fails_lets_the_next_request_in(guest, disk) -> None:
     disk.fail("write", 5, count=1)
     barrier, after = guest.request(BARRIER, 8, guest.pages(1).segments()), a_write(guest)

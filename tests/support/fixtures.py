@@ -88,12 +88,13 @@ def serve(machine, guests) -> Callable[..., Served]:
 
 @pytest.fixture
 def serve_queues(machine, guests, serve) -> Callable[..., Served]:
-    """serve_queues(count, disk=): a plane with so many rings of one domain; .rings has a Guest for each."""
-    def make(count: int, disk=None) -> Served:
+    """serve_queues(count, disk=, **settings): a plane with so many rings of one domain; .rings has a Guest for each."""
+    def make(count: int, disk=None, **settings) -> Served:
         first = guests()
         rings = [first, *(Guest(machine, first.domid) for _ in range(count - 1))]
         agreed = tuple(ring for guest in rings for ring in guest.agreement.queues)
-        served = serve(first, disk=disk, agreement=Agreement(first.domid, 51712, "native", agreed))
+        served = serve(first, disk=disk, agreement=Agreement(first.domid, 51712, "native", agreed),
+                       **settings)
         served.rings = rings
         served.cleanup += [guest.close for guest in rings[1:]]
         return served

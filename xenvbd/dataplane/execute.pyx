@@ -1,8 +1,8 @@
 """The order of things.
 
 A FLUSH promises every write answered before it: one fdatasync that starts after it was consumed will do, and
-flushes that wait share the next one.  A flush with data is a flush and then a write.  A WRITE_BARRIER drains,
-flushes, writes, flushes, and lets nothing be consumed meanwhile (blkif.h).
+flushes that wait share the next one.  A flush with data is a flush and then a write.  A WRITE_BARRIER drains
+its ring, flushes, writes, flushes, and lets nothing be consumed meanwhile (blkif.h; between rings there is no order).
 
 A failed flush is never answered (Linux takes the error for success and stops flushing), and neither is anything
 after it.  What else fails is the request's own, or is kept and tried again, as the disk's policy says; by default only
