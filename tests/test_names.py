@@ -142,6 +142,34 @@ def test_the_next_guest_of_a_number_does_not_give_its_name_to_the_one_before(b):
         found(b, "another:xvda")
 
 
+def born_again(b):
+    """Another domain 7 of the same VM, before the manager has looked."""
+    vm = b.toolstack.get("/local/domain/7/vm")
+    b.sim.remove_domain(7)
+    b.sim.add_domain(7, "web2")
+    b.toolstack.write("/local/domain/7/vm", vm)
+
+
+def test_a_disk_of_ours_is_not_the_next_domain_s_of_the_same_number_and_vm(b):
+    device = b.backend.find("web2:xvda")
+    b.toolstack.rm(test_backend.BACKEND)                            # libxl's copy had it
+    born_again(b)
+    b.until(lambda: device.gone)
+    assert call(b, "list", domain="web2") == {"disks": []}
+
+
+def test_a_toolstack_s_disk_is_made_anew_for_the_next_domain_of_the_same_number_and_vm(b):
+    area = f"{test_backend.BACKEND[:-5]}51728"
+    toolstack(b, devid=51728)
+    b.until(lambda: b.toolstack.get(f"{area}/state") == b"2")
+    device = b.backend.find("web2:xvdb")
+    b.toolstack.rm(area)
+    born_again(b)
+    toolstack(b, devid=51728)
+    b.until(lambda: device.gone and b.toolstack.get(f"{area}/state") == b"2")
+    assert b.backend.find("web2:xvdb") is not device
+
+
 def test_two_guests_that_are_gone_and_had_one_name_are_told_by_number(b):
     for device in b.backend.devices.values():
         device.domain_gone = lambda: None

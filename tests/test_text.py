@@ -36,6 +36,10 @@ def test_what_hides_or_moves_is_escaped_on_a_terminal(value: str, shown: str) ->
     assert text.printable(value) == shown
 
 
+def test_an_error_cites_what_was_found() -> None:
+    assert text.cited("web1:xvda") == "'web1:xvda'" and text.cited("k\udcf6ln\n") == r"'k\xf6ln\n'"
+
+
 def test_a_line_s_end_stays_where_it_is_wanted() -> None:
     assert text.printable("a\n\x1bb", keep="\n") == "a\n\\x1bb"
 

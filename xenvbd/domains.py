@@ -36,10 +36,11 @@ def find(store: Store, wanted: str) -> int:
         return int(wanted)
     found = sorted(domid for domid in _numbers(store) if _usable(_get(store, name_path(domid))) == wanted)
     if len(found) > 1:
-        raise PropertyError(errno.ENOTUNIQ, f"domains {_and(found)} are all named {wanted!r}: expected a name that one "
-                            f"has; say which by its number, {found[0]}")
+        raise PropertyError(errno.ENOTUNIQ, f"domains {_and(found)} are all named {text.cited(wanted)}: expected a "
+                            f"name that one has; say which by its number, {found[0]}")
     if not found:
-        raise NoSuchDisk(errno.ENOENT, f"there is no domain named {wanted!r}; `xl list` shows those there are")
+        raise NoSuchDisk(errno.ENOENT, f"there is no domain named {text.cited(wanted)}; "
+                         "`xl list` shows those there are")
     return found[0]
 
 

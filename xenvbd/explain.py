@@ -14,7 +14,7 @@ from xenvbd.device import Device
 from xenvbd.errors import ClaimError, NoSuchDisk, PolicyError, StoreError
 from xenvbd.history import label
 from xenvbd.show import stalled, waiting_for
-from xenvbd.text import quoted
+from xenvbd.text import cited, quoted
 from xenvbd.xenbus import Phase, Plane, XenbusState, parse_state
 
 # verdict -> the exit status of the command
@@ -128,7 +128,7 @@ def _unclaimed(backend: Backend, text: str) -> dict[str, Any]:
     found = _area(backend, domid, devid)
     if found is None:
         if not backend.store.exists(front):
-            raise NoSuchDisk(errno.ENOENT, f"there is no disk {text!r}, in xenstore neither")
+            raise NoSuchDisk(errno.ENOENT, f"there is no disk {cited(text)}, in xenstore neither")
         back = (_read(backend, f"{front}/{features.BACKEND}") or b"").decode("ascii", "replace")
         answer: Answer = "failed", f"{front} is there, but its backend area ({back or 'not named'}) is not", [
             f"its backend was removed, or is in another domain; xl block-detach {domid} {devid} removes the rest"]

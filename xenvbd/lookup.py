@@ -10,6 +10,7 @@ from xenvbd.device import Device
 from xenvbd.errors import NoSuchDisk, PropertyError
 from xenvbd.names import Names
 from xenvbd.store import Store
+from xenvbd.text import cited
 
 
 class Lookup:
@@ -24,7 +25,7 @@ class Lookup:
         for device in self.domain(domain):
             if disk in (str(device.devid), domains.vdev_name(device.devid)):
                 return device
-        raise NoSuchDisk(errno.ENOENT, f"there is no disk {wanted!r}; `xenvbd list` shows those there are")
+        raise NoSuchDisk(errno.ENOENT, f"there is no disk {cited(wanted)}; `xenvbd list` shows those there are")
 
     def domain(self, wanted: str) -> list[Device]:
         """The devices of the domain that a number, or a name as it is now, means; of one that is gone, by its last
@@ -50,6 +51,6 @@ class Lookup:
                  and device.domain != domains.identity(self._store, device.domid)]
         if len({device.domid for device in found}) > 1:
             numbers = " and ".join(str(domid) for domid in sorted({device.domid for device in found}))
-            raise PropertyError(errno.ENOTUNIQ, f"domains {numbers}, which are gone, were all named {wanted!r}: "
+            raise PropertyError(errno.ENOTUNIQ, f"domains {numbers}, which are gone, were all named {cited(wanted)}: "
                                 "expected a name that one had; give the number")
         return found

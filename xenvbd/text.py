@@ -64,6 +64,11 @@ def quoted(text: str) -> str:
     return "$'" + "".join(_in_quotes(letter) for letter in text) + "'"
 
 
+def cited(text: str) -> str:
+    """The text as an error message has it: what was found, in quotes."""
+    return f"'{printable(text)}'"
+
+
 def width(text: str) -> int:
     """The columns that a printable text takes on a terminal: East Asian letters take two, combining ones none."""
     return len(text) if text.isascii() else sum(map(_columns, text))
