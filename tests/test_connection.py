@@ -1,6 +1,7 @@
 """A device whose worker dies, hands over, or failed to flush: what the manager does about it.  Kills: tests/crash."""
 import errno
 import os
+import re
 import struct
 
 import pytest

@@ -1,4 +1,6 @@
 """The verbs of the control socket: what they take, what they refuse, when they reply."""
+import subprocess
+
 import pytest
 
 from tests.support.manager import bench
@@ -181,3 +183,24 @@ def test_resume_asks_the_disk_s_worker(b):
 def test_an_unknown_verb_is_refused_with_those_there_are(b):
     with pytest.raises(PropertyError, match="expected ping, attach"):
         call(b, "frobnicate")
+
+
+def test_explain_names_what_came_upon_an_image_after_it_was_claimed(b, tmp_path):
+    """Nothing keeps a loop device from being made over a file that is locked."""
+    (tmp_path / "a.img").write_bytes(bytes(1 << 20))
+    attach(b, target=str(tmp_path / "a.img"))
+    assert call(b, "explain", disk="7:xvda")["warnings"] == []
+    made = subprocess.run(["losetup", "--find", "--show", str(tmp_path / "a.img")], capture_output=True, text=True,
+                          check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr}")
+    device = made.stdout.strip()
+    try:
+        (tmp_path / "m").mkdir()
+        subprocess.run(["mkfs.ext4", "-q", device], check=True)
+        subprocess.run(["mount", device, str(tmp_path / "m")], check=True)
+        (warning,) = call(b, "explain", disk="7:xvda")["warnings"]
+        assert f"under {device}, which is mounted on" in warning
+    finally:
+        subprocess.run(["umount", str(tmp_path / "m")], check=False)
+        subprocess.run(["losetup", "--detach", device], check=True)

@@ -60,7 +60,7 @@ def _judge(device: Device) -> Answer:
     if device.stalls.requests:
         return "waiting", f"its storage {stalled(device)}", _after_stall(device)
     if device.connected:
-        return "serving", "the guest is connected and served", []
+        return "serving", "the guest is connected and served", _while_unclaimed(device)
     if view.phase is Phase.PUBLISHING:
         seconds = device.host.policy.open_seconds
         return "waiting", waiting_for(device), [f"it is given up {seconds:g} s after it began (open-timeout)"]
@@ -70,6 +70,14 @@ def _judge(device: Device) -> Answer:
 def _while_adopting(device: Device) -> list[str]:
     return ["the guest waits meanwhile, and sees no error; the daemon goes on trying, and its log says why",
             f"xenvbd detach --force {quoted(device.name)} takes the disk from the guest instead"]
+
+
+def _while_unclaimed(device: Device) -> list[str]:
+    """What an administrator can do about an image that this manager has no way to."""
+    if not (trouble := device.holding.trouble):
+        return []
+    return [f"its image is not claimed: {trouble}; it is looked for each second",
+            "until then it is served by the worker that it has, and no other can have the image"]
 
 
 def _after_failure(device: Device) -> list[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
 from xenvbd import domains, libxl, others
+from xenvbd.disk import users
 from xenvbd.disk.claim import Claim, Terms
 from xenvbd.disk.identity import Identity
 from xenvbd.errors import Error, StoreError
@@ -25,6 +27,7 @@ from xenvbd.properties import Properties
 from xenvbd.trace import event
 
 RECLAIM_SECONDS = 1.0           # between two looks whether an image is there again
+LOOK_SECONDS = 2.0              # for who else has an image to be found
 RELEASE_SECONDS = 8.0           # for a file system to give up a lock; after it the disk is gone all the same
 
 log = logging.getLogger("xenvbd")
@@ -162,7 +165,20 @@ class Holding:
                 self._twin = self._host.loop.later(RECLAIM_SECONDS, self._guard)
 
         self._host.helpers.run(f"locking {claim.path} for QEMU's tools", lambda: _guarded(claim), guarded,
-                               seconds=RELEASE_SECONDS, dispose=lambda result: None)
+                               seconds=RELEASE_SECONDS, dispose=lambda result: None, owner=self._key, lane="qemu")
+
+    # Others that came later
+
+    def uses(self, done: Callable[[list[str]], None]) -> None:
+        """What this host uses the image for beside the disk, which nothing could keep out: done() gets sentences."""
+        claim = self._host.images.of(self._key)
+        if claim is None:
+            done([])
+            return
+        self._host.helpers.run(
+            f"looking who has {claim.path}", lambda: _uses(claim),
+            lambda result: done([] if isinstance(result, OSError) else result),
+            seconds=LOOK_SECONDS, dispose=lambda result: None, owner=self._key, lane="look")
 
     # Its end
 
@@ -174,7 +190,8 @@ class Holding:
             self._twin = None
             if (claim := self._host.images.of(self._key)) is not None:
                 self._host.helpers.run(f"letting QEMU at {claim.path}", functools.partial(_unguarded, claim),
-                                       lambda result: None, seconds=RELEASE_SECONDS, dispose=lambda result: None)
+                                       lambda result: None, seconds=RELEASE_SECONDS, dispose=lambda result: None,
+                                       owner=self._key, lane="qemu", must=True)
 
     def release(self, done: Callable[[], None]) -> None:
         """Let others have the image; done() is called when they can, or when that takes too long."""
@@ -224,6 +241,11 @@ class Holding:
     def explained(self, exc: OSError) -> OSError:
         """With names for what helper threads know by number."""
         return exc.named(self._host.disk_name(exc.key)) if isinstance(exc, Taken) else exc
+
+
+def _uses(claim: Claim) -> list[str]:
+    return [f"{claim.path} is in use beside this disk: {use.who}; {use.advice}, or its content may be destroyed"
+            for use in users.uses(os.fstat(claim.fd)) if use.writes]
 
 
 def _guarded(claim: Claim) -> bool:

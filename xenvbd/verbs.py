@@ -64,7 +64,13 @@ class Verbs:
         reply(self._shown(self.backend.find(text(params, "disk"))))
 
     def _explain(self, params: dict[str, Any], reply: Reply) -> None:
-        reply(explain(self.backend, text(params, "disk")))
+        """Also who came upon the image after it was claimed, which a helper thread finds out."""
+        told = explain(self.backend, text(params, "disk"))
+        device = next((each for each in self.backend.devices.values() if each.areas.backend == told["backend"]), None)
+        if device is None:
+            reply(told)
+        else:
+            device.holding.uses(lambda found: reply(told | {"warnings": [*told["warnings"], *found]}))
 
     def _resume(self, params: dict[str, Any], reply: Reply) -> None:
         """same-content: take the image that the disk's path means now for the one that was opened."""
