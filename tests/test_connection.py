@@ -1,7 +1,6 @@
 """A device whose worker dies, hands over, or failed to flush: what the manager does about it.  Kills: tests/crash."""
 import errno
 import os
-import re
 import struct
 
 import pytest
