@@ -145,3 +145,14 @@ def test_what_is_nowhere_is_no_disk(b, name):
     b.backend.create(asked())
     with pytest.raises(NoSuchDisk):
         explain(b.backend, name)
+
+
+def test_no_key_is_ever_missing(b):
+    offered(b)
+    served = explain(b.backend, NAME)
+    toolstack(b, devid=51728, state=4)
+    toolstack(b, devid=51744)
+    b.toolstack.rm(BACKEND.replace("51712", "51744"))
+    others = [explain(b.backend, f"7:{vdev}") for vdev in ("xvdb", "xvdc")]
+    assert all(other.keys() == served.keys() for other in others)
+    assert all(step.keys() == {"end", "state", "seconds"} for story in (served, *others) for step in story["states"])
