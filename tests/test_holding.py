@@ -1,4 +1,5 @@
 """An image is what was opened, not what its path says now: a vbd's life while names and sizes change under it."""
+import errno
 import os
 import subprocess
 
@@ -6,8 +7,13 @@ import pytest
 
 from tests.support.manager import bench
 from tests.test_device import CLOSED, CONNECTED, INITWAIT, connected
+from xenvbd.disk import locks
 from xenvbd.disk.identity import Identity
+from xenvbd.errors import ClaimError
+from xenvbd.medium import Policy
 from xenvbd.record import Record
+from xenvbd.show import note
+from xenvbd.stats import Snapshot
 
 KEY = "qdisk-7-51712"
 
@@ -136,6 +142,44 @@ def test_a_disk_that_could_not_be_offered_has_let_its_image_go(b, image):
     device.realize()
     b.until(lambda: device.failed)
     assert b.host.images.leave() == {}
+
+
+# What a dead process had begun to write
+
+def dying(monkeypatch, path):
+    """A lock without a process, until it is taken out of the list."""
+    landing, claimed = [ClaimError(errno.EINPROGRESS, "last writes under way", path=str(path))], locks.claim
+
+    def claim(*args, **options):
+        if landing:
+            raise landing[0]
+        claimed(*args, **options)
+
+    monkeypatch.setattr(locks, "claim", claim)
+    monkeypatch.setattr("xenvbd.device.RETRY_SECONDS", 0.02)
+    return landing
+
+
+def test_a_disk_is_offered_when_what_a_dead_process_had_begun_has_landed_however_long_that_takes(
+        b, image, monkeypatch):
+    b.host.policy = Policy(open_seconds=0.1)
+    landing, device = dying(monkeypatch, image), b.found(params=str(image))
+    device.realize()
+    b.until(lambda: "under way" in device.landing)
+    b.settle()
+    assert not device.failed and b.node("error") is None and "under way" in note(device, Snapshot.zero())
+    landing.clear()
+    b.until(lambda: b.node("state") == INITWAIT)
+
+
+def test_who_does_not_want_it_any_more_need_not_wait(b, image, monkeypatch):
+    dying(monkeypatch, image)
+    device = b.device(str(image))
+    device.realize()
+    b.until(lambda: device.landing)
+    device.unplug(force=True)
+    b.until(lambda: b.destroyed)
+    assert b.node("state") is None
 
 
 # What another manager finds

@@ -64,6 +64,8 @@ class Device(Connection):
         self.stalls = Stalls(host.loop, self.options.stall_alarm, self._unanswered, self._stalled)
         self._todo: deque[Callable[[], None]] = deque()
         self._renewal = Renewal(self.holding, self.run)
+        self.landing = ""                               # what is waited for before it is offered
+        self._closed = False
         self._running = self._look_again = False
         self._releasing = self._free = False            # its image is being let go; is free for others
         self._watch: Watch | None = None
@@ -186,6 +188,7 @@ class Device(Connection):
 
     def close(self) -> None:
         """Let go of what the manager holds for it, and leave it as it is: it goes on being served."""
+        self._closed = True
         self.holding.close()
         self.stalls.stop()
         if self._adoption is not None:
@@ -284,8 +287,12 @@ class Device(Connection):
 
     def _surveyed(self, medium: Medium | OSError) -> None:
         """The target is claimed: write everything that the guest is to know."""
+        self.landing = ""
         if isinstance(medium, OSError):
-            self._unpublished(medium)
+            if medium.errno == errno.EINPROGRESS and self.view.online and not self.view.gone:
+                self._survey_again(medium)
+            else:
+                self._unpublished(medium)
             return
         properties = self._properties()
         try:
@@ -307,6 +314,21 @@ class Device(Connection):
             self._unpublished(exc)
         else:
             self._published()
+
+    def _survey_again(self, exc: OSError) -> None:
+        """What a process that is dead had begun to write lands some time: wait for it as long as somebody wants to."""
+        self.landing = str(exc)
+        self._say(logging.WARNING, "not offered yet: %s", exc)
+        self.host.changed(self)
+        self.host.loop.later(RETRY_SECONDS, self._survey)
+
+    def _survey(self) -> None:
+        if self.view.phase is not Phase.PUBLISHING or self._closed:
+            return
+        try:
+            self.holding.survey(self._properties(), self.engine, self._surveyed)
+        except StoreError as exc:
+            self._unpublished(exc)
 
     def _published(self) -> None:
         properties, facts = self._properties(), self.facts

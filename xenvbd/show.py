@@ -46,7 +46,7 @@ def note(device: Device, counters: Snapshot) -> str:
     if view.plane is Plane.STOPPING:
         return f"draining {counters.inflight}"
     if view.phase is Phase.PUBLISHING:
-        return "opening the target"
+        return device.landing or "opening the target"
     if view.backend is XenbusState.INITWAIT:
         return "waiting for the guest"
     if view.backend is XenbusState.CLOSING:
@@ -66,7 +66,7 @@ def waiting_for(device: Device) -> str:
     if device.error is not None:
         return reason(device.error)
     if device.view.phase is Phase.PUBLISHING:
-        return f"the target {device.properties and device.properties.target} is still being opened"
+        return device.landing or f"the target {device.properties and device.properties.target} is still being opened"
     if device.view.plane is Plane.STOPPING:
         return f"{device.counters().inflight} requests are still with the storage"
     return (f"the guest has not answered {device.view.backend.label}: "
