@@ -111,6 +111,16 @@ def test_the_lock_of_a_file_system_that_keeps_it_goes_by_unlocking_only(fuse_fil
     os.close(third)
 
 
+def test_a_fence_that_another_host_has_is_refused_at_once_unless_it_was_ours(fuse_file) -> None:
+    image = fuse_file("--locks")
+    first, second = (os.open(image, os.O_RDWR) for _ in range(2))
+    locks.fence(first, "a.img", exclusive=True, name="1/51712")
+    for ours, number in (False, errno.EREMOTE), (True, errno.EINPROGRESS):
+        assert refused(locks.fence, second, "a.img", exclusive=True, name="2/51712", ours=ours).errno == number
+    for fd in first, second:
+        locks.let_go(fd)
+
+
 def test_a_file_system_without_locks_is_named_as_such(opened_fd, monkeypatch) -> None:
     def none(*arguments):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

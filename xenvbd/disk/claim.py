@@ -72,7 +72,7 @@ class Claim:
                     users.check(fd, path, read_only=terms.read_only, exclusive=terms.exclusive)
                 return claim
         except BaseException:
-            os.close(fd)
+            locks.let_go(fd)
             raise
 
     @classmethod
@@ -125,12 +125,12 @@ class Claim:
             with places.named(self.path):
                 places.make_blocking(fd, self.path, read_only=read_only)
                 if self.terms.lock:
-                    locks.fence(fd, self.path, exclusive=alone, name=writer)
+                    locks.fence(fd, self.path, exclusive=alone, name=writer, ours=not self.terms.is_new)
                     _leave_to_fence_file(fd)
                 return inspect(fd, self.path, read_only=read_only, direct=direct,
                                logical_block_size=logical_block_size)
         except BaseException:
-            os.close(fd)
+            locks.let_go(fd)
             raise
 
     def survey(self, *, read_only: bool, direct: bool | None, logical_block_size: int) -> tuple[Image, str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xenvbd.disk import facts, kernel, places
-from xenvbd.disk.locks import lock_image
+from xenvbd.disk.locks import let_go, lock_image
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_image(path: str, *, read_only: bool, direct: bool | None = None, allow:
                            fence=None if read_only else fence)
             return inspect(fd, path, read_only=read_only, direct=direct, logical_block_size=logical_block_size)
         except BaseException:
-            os.close(fd)
+            let_go(fd)
             raise
 
 

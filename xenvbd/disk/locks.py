@@ -85,16 +85,19 @@ def claim(fd: int, path: str, *, exclusive: bool, disks_of: DisksOf = nobody, ou
     lock(fd, path, EXCLUSIVE if exclusive else SHARED, CLAIM_BYTE, disks_of=disks_of, ours=ours)
 
 
-def fence(fd: int, path: str, *, exclusive: bool, name: str | None, disks_of: DisksOf = nobody) -> None:
+def fence(fd: int, path: str, *, exclusive: bool, name: str | None, disks_of: DisksOf = nobody,
+          ours: bool = False) -> None:
     """Fence a description that is to do I/O.
 
     exclusive: no other may be left, also of an earlier version: what a dead worker had begun has landed.  name: of the
-    vbd, for a writer; None for a reader.  Raises ClaimError (EINPROGRESS: not landed yet), TargetError."""
-    if exclusive:
-        lock(fd, path, EXCLUSIVE, SHARE_BYTE, disks_of=disks_of, ours=True)
-    lock(fd, path, SHARED, SHARE_BYTE, disks_of=disks_of, ours=True)
+    vbd, for a writer; None for a reader; ours: see holders.refusal.  Raises ClaimError (EINPROGRESS: not landed
+    yet), TargetError."""
+    wanted = [(EXCLUSIVE, SHARE_BYTE)] if exclusive else []
+    wanted.append((SHARED, SHARE_BYTE))
     if name is not None:
-        lock(fd, path, EXCLUSIVE, FENCE_BYTE + zlib.crc32(name.encode()), disks_of=disks_of, ours=True)
+        wanted.append((EXCLUSIVE, FENCE_BYTE + zlib.crc32(name.encode())))
+    for kind, byte in wanted:
+        lock(fd, path, kind, byte, disks_of=disks_of, ours=ours)
 
 
 def lock_image(fd: int, path: str, *, exclusive: bool, fence: str | None = None, claim: bool = False,
