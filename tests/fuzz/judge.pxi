@@ -71,7 +71,7 @@ cdef void judge(const xenvbd_request *r, int16_t status, const request_plan *pla
     if limits.read_only:
         must(sub == READ or (sub == FLUSH and plan.nr_segments == 0))
     if r.operation == DISCARD:
-        must(limits.discard and not r.sub & 1 and plan.kind == REQUEST_DISCARD)
+        must(limits.discard and r.sub == 0 and plan.kind == REQUEST_DISCARD)
         must(not __builtin_add_overflow(r.sector, r.u.nr_sectors, &end) and end <= limits.capacity)
     elif r.operation == INDIRECT:
         must((sub == READ or sub == WRITE) and 1 <= r.nr_segments <= limits.max_indirect)

@@ -25,7 +25,7 @@ def model(r: Request, segments: list, *, capacity: int, read_only: bool, discard
     data = op == INDIRECT or (op in (READ, WRITE, BARRIER, FLUSH) and r.nr_segments > 0)
     if read_only and (effective in (WRITE, BARRIER, DISCARD) or (effective == FLUSH and data)):
         return ERROR
-    if (op == BARRIER and not barrier) or (op == DISCARD and (not discard or r.sub & 1)):
+    if (op == BARRIER and not barrier) or (op == DISCARD and (not discard or r.sub)):
         return NOSUP
     if op == DISCARD:
         good = r.sector + r.nr_sectors <= capacity and r.sector % block == r.nr_sectors % block == 0

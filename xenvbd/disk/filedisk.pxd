@@ -11,4 +11,4 @@ cdef class FileDisk(Disk):
     cdef readonly bint direct
     cdef readonly bint is_block
     cdef int32_t attached       # queues between attach() and detach()
-    cdef let_go(self)
+    cdef give_back(self)

@@ -25,16 +25,16 @@ cdef class FileDisk(Disk):
 
     def __dealloc__(self):
         # A queue keeps its disk alive, so nothing is attached here.
-        self.let_go()
+        self.give_back()
 
     cpdef close(self):
         """Unlock and close the descriptor.  Raises OSError (EBUSY) while a queue is attached: a number that is reused
         would send a guest's write into another file."""
         if load32(&self.attached) > 0:
             raise OSError(errno.EBUSY, "a queue is still attached", self.target)
-        self.let_go()
+        self.give_back()
 
-    cdef let_go(self):
+    cdef give_back(self):
         """The last write has landed.  A worker that is locked down may not unlock; it has no lock that needs it."""
         if not self.owned:
             return
