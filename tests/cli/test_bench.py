@@ -77,7 +77,13 @@ def test_writing_to_a_file_needs_leave(tmp_path: Path) -> None:
 def test_the_disks_properties_can_be_chosen(tmp_path: Path) -> None:
     _, out, _ = Command(tmp_path, "--json", "bench", "mem:16M", "--seconds", "200ms", "--iodepth", "128",
                         "--ring-page-order", "1").end()
-    assert json.loads(out)["ring-page-order"] == 1
+    found = json.loads(out)
+    assert found["ring-page-order"] == 1 and (found["iodepth"], found["iodepth-asked"]) == (64, 128)
+
+
+def test_requests_in_flight_are_those_that_there_are_and_not_those_asked_for(tmp_path: Path) -> None:
+    _, out, _ = Command(tmp_path, "bench", "mem:16M", "--seconds", "200ms", "--persona", "grub").end()
+    assert "4096 bytes, 1 in flight (not 32), 0.2 s; a sleeping grub guest" in out
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_bench_brings_both_ends_together() -> None:
     histogram = [0] * BUCKETS
     histogram[bucket_of(100_000)] = 1000
     result = {"ops": 1000, "errors": 0, "seconds": 1.0, "iops": 1000.0, "bytes-per-second": 4096000, "cpu": 0.001,
-              "latency": histogram}
+              "iodepth": 32, "latency": histogram}
     counters = {"events-in": 30, "events-out": 40, "wakeups": 45, "submits": 50, "grant-copies": 60}
     found = figures.measured(options, parse("null:1G"), {"engine": "null", "stats": counters}, result, 0.002)
     assert found["cpu-us"] == {"backend": 2.0, "frontend": 1.0}

@@ -24,7 +24,8 @@ def measured(options: argparse.Namespace, target: Target, disk: Mapping[str, Any
     ops = max(1, result["ops"])
     counters = disk["stats"]
     return {
-        "target": str(target), "rw": options.rw, "bs": options.bs, "iodepth": options.iodepth,
+        "target": str(target), "rw": options.rw, "bs": options.bs, "iodepth": result["iodepth"],
+        "iodepth-asked": options.iodepth,
         "persona": options.persona, "poll": options.poll, "engine": disk.get("engine"),
         "protocol": disk.get("protocol"), "queues": disk.get("queues"), "ring-page-order": disk.get("ring-page-order"),
         "seconds": result["seconds"], "ops": result["ops"], "errors": result["errors"],
@@ -46,9 +47,10 @@ def text(figures: Mapping[str, Any]) -> str:
     """The figures for people."""
     cpu, each = figures["cpu-us"], figures["per-request"]
     waits = "polling" if figures["poll"] else "sleeping"
+    asked = "" if figures["iodepth"] == figures["iodepth-asked"] else f" (not {figures['iodepth-asked']})"
     lines = [
-        ("load", f"{figures['rw']}, {figures['bs']} bytes, {figures['iodepth']} in flight, {figures['seconds']:.1f} s; "
-                 f"a {waits} {figures['persona']} guest"),
+        ("load", f"{figures['rw']}, {figures['bs']} bytes, {figures['iodepth']} in flight{asked}, "
+                 f"{figures['seconds']:.1f} s; a {waits} {figures['persona']} guest"),
         ("target", f"{figures['target']}, engine {figures['engine']}"),
         ("IOPS", render.rate(figures["iops"])),
         ("bandwidth", render.bandwidth(figures["bytes-per-second"])),

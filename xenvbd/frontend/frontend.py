@@ -279,5 +279,5 @@ class Frontend:
 
 def result_of(load: Load | Loads) -> Result:
     """What a Load has done so far."""
-    return Result(load.rw, load.snapshot, load.seconds, load.cpu_seconds, load.verified)
+    return Result(load.rw, load.snapshot, load.seconds, load.cpu_seconds, load.verified, load.depth)
 

@@ -7,6 +7,7 @@ KINDS: tuple[str, ...]
 
 class Load:
     rw: str
+    depth: int
     stop: bool
     snapshot: Snapshot
     verified: int

@@ -82,7 +82,8 @@ cdef class Load:
     cdef uint64_t busy_mask, nr_blocks, cursor, random, limit, sent, end, started, stopped, last_answer, timeout
     cdef uint64_t first, sectors, verified_sectors, cpu
     cdef uint64_t out0, in0, wakeups0, pushes0
-    cdef uint32_t block, depth, batch, read_share, since_flush, since_discard, flush_every, discard_every
+    cdef readonly uint32_t depth        # requests in flight, at most: what was asked for, or what the ring has room for
+    cdef uint32_t block, batch, read_share, since_flush, since_discard, flush_every, discard_every
     cdef bint sequential, reads, writes, verifying, settling, skewed, tolerate
     cdef public bint stop               # no new requests; what is in flight is waited for
     cdef readonly str rw

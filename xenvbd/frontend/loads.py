@@ -29,7 +29,7 @@ class Loads:
         self._each = [Load(queue, shadow, first=first + i * share, sectors=sizes[i], bs=bs, count=counts[i],
                            seed=seed + i, **options) for i, queue in enumerate(queues)]
         self._threads = ThreadPoolExecutor(number, "load")
-        self.rw = self._each[0].rw
+        self.rw, self.depth = self._each[0].rw, self._each[0].depth
 
     @property
     def stop(self) -> bool:

@@ -10,13 +10,14 @@ from xenvbd.stats import OPS, Snapshot
 @dataclass(frozen=True)
 class Result:
     """One run.  seconds: wall clock; cpu: seconds of CPU time of the frontend's thread; verified: bytes read and
-    compared with what was written."""
+    compared with what was written; depth: requests that each ring could have in flight."""
 
     rw: str
     snapshot: Snapshot
     seconds: float
     cpu: float
     verified: int
+    depth: int
 
     @property
     def ops(self) -> int:
@@ -65,4 +66,4 @@ class Result:
         return {**fields, "latency": list(total.histogram), "p50-us": round(total.percentile(50) * 1e6, 1),
                 "p99-us": round(total.percentile(99) * 1e6, 1), "cpu": round(self.cpu, 6),
                 "notifications": {"in": self.events_in, "out": self.events_out}, "verified": self.verified,
-                "mismatches": 0}
+                "mismatches": 0, "iodepth": self.depth}
