@@ -44,7 +44,7 @@ def test_a_loop_device_that_got_another_image_while_no_daemon_ran_is_not_served(
     wait("a loop device that nobody has", lambda: not xenvbd.dom0(
         f"losetup -d /dev/loop0; losetup /dev/loop0 {other}", check=False), 30)
     before = xenvbd.checksum(other)
-    pv.shell.start("dd if=/dev/zero of=/dev/xvdb bs=4k count=1 oflag=direct 2>/dev/null; head -n 1 /dev/xvdb")
+    pv.shell.start("echo late | dd of=/dev/xvdb bs=4k conv=sync oflag=direct 2>/dev/null; head -n 1 /dev/xvdb")
     xenvbd.service("start")
     wait("a disk that is stopped", lambda: "not the image that was opened" in xenvbd.dom0(
         "xenvbd explain pv:xvdb", check=False), 60)
@@ -53,7 +53,7 @@ def test_a_loop_device_that_got_another_image_while_no_daemon_ran_is_not_served(
     # The admin brings back what it was, and says so.
     xenvbd.dom0(f"losetup -d /dev/loop0; losetup /dev/loop0 {one}")
     xenvbd.dom0("xenvbd resume pv:xvdb --same-content")
-    pv.shell.finish(120)
+    assert pv.shell.finish(120) == "late" == xenvbd.dom0(f"head -n 1 {one}")
     assert xenvbd.checksum(other) == before
     xenvbd.detach(pv, "xvdb")
     xenvbd.nothing_left(domid, one, other)
