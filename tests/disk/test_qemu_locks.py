@@ -51,7 +51,7 @@ def qemu_nbd(tmp_path: Path):
     def serve(image: Path, *options: str) -> int:
         socket = tmp_path / f"nbd{len(servers)}"
         servers.append(subprocess.Popen(["qemu-nbd", "-f", "raw", "-t", "-k", socket, *options, image]))
-        waited_for(socket.exists)
+        waited_for(lambda: has_locked(servers[-1].pid, 100 if "-r" in options else 101))
         return servers[-1].pid
 
     yield serve
@@ -108,11 +108,25 @@ def converting(image: Path):
     image.write_bytes(os.urandom(image.stat().st_size))
     copy = subprocess.Popen(["qemu-img", "convert", "-O", "raw", "-r", "1", image, f"{image}.copy"])
     try:
-        waited_for(lambda: "lock:" in "".join(map(Path.read_text, Path(f"/proc/{copy.pid}/fdinfo").iterdir())))
+        waited_for(lambda: has_locked(copy.pid, 201))
         yield copy.pid
     finally:
         copy.kill()
         copy.wait()
+
+
+def has_locked(pid: int, byte: int) -> bool:
+    """Whether a QEMU has opened its image as far as that it has locked this byte."""
+    lines = [line.split() for descriptor in os.listdir(f"/proc/{pid}/fdinfo")
+             for line in information(pid, descriptor).splitlines() if line.startswith("lock:")]
+    return any(int(words[-2]) <= byte <= int(words[-1]) for words in lines if words[-1].isdecimal())
+
+
+def information(pid: int, descriptor: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
+    except FileNotFoundError:           # it was closed meanwhile
+        return ""
 
 
 def waited_for(condition, seconds: float = 10.0) -> None:
