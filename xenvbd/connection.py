@@ -29,6 +29,7 @@ from xenvbd.workers import WorkerGone
 from xenvbd.xenbus import Plane, View
 
 DISCONNECT_SECONDS = 1.0            # until a worker is told again that could not be
+OPEN_SECONDS = 0.5                  # until an image is asked for again that somebody had who is about to go
 
 
 class Connection(abc.ABC):
@@ -50,6 +51,7 @@ class Connection(abc.ABC):
     def __init__(self) -> None:
         self.serving: str | None = None
         self.persistent = False
+        self.landing = ""                               # what is waited for before it is offered, or connected
         self.agreement: Agreement | None = None
         self.error: OSError | None = None
         self.flush_failed = False
@@ -164,8 +166,12 @@ class Connection(abc.ABC):
 
     def _opened(self, medium: Medium | OSError) -> None:
         """Hand ring and target over to the worker."""
+        self.landing = ""
         if isinstance(medium, OSError):
-            self._unconnected(medium)
+            if medium.errno == errno.EINPROGRESS and self._is_waited_for():
+                self._wait_to_open(medium)
+            else:
+                self._unconnected(medium)
             return
         agreement, self.image = self.agreement, medium.identity.number if medium.identity else None
         assert agreement is not None and self.facts is not None
@@ -175,7 +181,6 @@ class Connection(abc.ABC):
             files = self._new_files(agreement)
         except OSError as exc:
             medium.close()
-            self.holding.rests()
             self._unconnected(exc)
             return
         image = medium.take()
@@ -184,6 +189,22 @@ class Connection(abc.ABC):
         worker.allow(self.key, memory.of_disk(record))
         worker.call("connect", self._connected, [*image, *files], disk=self.key, image=len(image),
                     agreement=agreement.to_json(), **record.orders())
+
+    def _is_waited_for(self) -> bool:
+        """Whether the frontend still waits to be connected with this ring."""
+        view = self.view
+        return view.frontend in (xenbus.INITIALISED, xenbus.CONNECTED) and not (view.stale or view.forced or view.gone)
+
+    def _wait_to_open(self, exc: OSError) -> None:
+        """Somebody has the image who is about to go: that is no failure, and the toolstack is not told of one."""
+        self.landing = str(exc)
+        self._say(logging.WARNING, "not connected yet: %s", exc)
+        self.host.changed(self)
+        self.host.loop.later(OPEN_SECONDS, self._open_again)
+
+    def _open_again(self) -> None:
+        if self.view.plane is Plane.STARTING and self.landing:
+            self.holding.open(self._properties(), self.engine, self._opened)
 
     def _new_files(self, agreement: Agreement) -> list[int]:
         """Fresh journals and all else that the worker is given, and a record of it."""
@@ -253,6 +274,7 @@ class Connection(abc.ABC):
             self._todo.appendleft(functools.partial(self._connect, xenbus.Connect()))
             return
         self.agreement, self.error, self._worker = None, exc, None
+        self.holding.rests()
         if self.view.plane is not Plane.ADOPTING:
             self.host.runtime.remove_queues(self.key)       # else they are there for a version that can read them
         self.take(xenbus.PlaneFailed(str(exc)))

@@ -64,7 +64,6 @@ class Device(Connection):
         self.stalls = Stalls(host.loop, self.options.stall_alarm, self._unanswered, self._stalled)
         self._todo: deque[Callable[[], None]] = deque()
         self._renewal = Renewal(self.holding, self.run)
-        self.landing = ""                               # what is waited for before it is offered
         self._closed = False
         self._running = self._look_again = False
         self._releasing = self._free = False            # its image is being let go; is free for others

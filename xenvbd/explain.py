@@ -63,7 +63,7 @@ def _judge(device: Device) -> Answer:
         return "serving", "the guest is connected and served", _while_unclaimed(device)
     if device.landing:
         return "waiting", waiting_for(device), [
-            f"it is offered when that has ended; xenvbd detach {quoted(device.name)} gives it up"]
+            f"the disk goes on when that has ended; xenvbd detach {quoted(device.name)} gives it up"]
     if view.phase is Phase.PUBLISHING:
         seconds = device.host.policy.open_seconds
         return "waiting", waiting_for(device), [f"it is given up {seconds:g} s after it began (open-timeout)"]

@@ -34,6 +34,8 @@ def note(device: Device, counters: Snapshot) -> str:
         return device.adopting
     if device.error is not None:
         return reason(device.error)
+    if device.landing:
+        return device.landing
     if view.broken:
         return "not served: its worker has died, and the guest has not reconnected"
     if counters.stopped != "none":
@@ -46,7 +48,7 @@ def note(device: Device, counters: Snapshot) -> str:
     if view.plane is Plane.STOPPING:
         return f"draining {counters.inflight}"
     if view.phase is Phase.PUBLISHING:
-        return device.landing or "opening the target"
+        return "opening the target"
     if view.backend is XenbusState.INITWAIT:
         return "waiting for the guest"
     if view.backend is XenbusState.CLOSING:
@@ -65,8 +67,10 @@ def waiting_for(device: Device) -> str:
         return device.adopting
     if device.error is not None:
         return reason(device.error)
+    if device.landing:
+        return device.landing
     if device.view.phase is Phase.PUBLISHING:
-        return device.landing or f"the target {device.properties and device.properties.target} is still being opened"
+        return f"the target {device.properties and device.properties.target} is still being opened"
     if device.view.plane is Plane.STOPPING:
         return f"{device.counters().inflight} requests are still with the storage"
     return (f"the guest has not answered {device.view.backend.label}: "
