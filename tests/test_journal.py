@@ -7,12 +7,12 @@ import pytest
 
 from xenvbd import __version__
 from xenvbd.errors import ProtocolError
-from xenvbd.journal import VERSION, Identity, Journal, boot_id, unanswered, version_of
+from xenvbd.journal import VERSION, Identity, Journal, boot_id, is_failed, readable, unanswered, version_of
 from xenvbd.ring import Request
 
 IDENTITY = Identity(domid=7, devid=51712, queue=0, evtchn=9, abi=2, ring_refs=(100, 101),
                     image_dev=1, image_ino=2, capacity=2048)
-ENTRIES, SLOTS, SLOT, WRITER, REQ_CONS = 64, 4096, 128, 180, 172
+ENTRIES, SLOTS, SLOT, WRITER, REQ_CONS, SINCE_2 = 64, 4096, 128, 180, 172, 204
 
 
 @pytest.fixture
@@ -41,8 +41,14 @@ def test_a_journal_starts_empty_over_an_older_one(file: int) -> None:
 def test_its_layout_is_journal_h(file: int) -> None:
     Journal.create(file, IDENTITY, ENTRIES)
     header = os.pread(file, SLOTS, 0)
-    assert struct.unpack_from("=8sII40s", header) == (b"XVBDJRNL", 1, ENTRIES, boot_id().ljust(40, b"\0"))
+    assert struct.unpack_from("=8sII40s", header) == (b"XVBDJRNL", 2, ENTRIES, boot_id().ljust(40, b"\0"))
     assert struct.unpack_from("=IIIIII", header, 56) == (7, 51712, 0, 9, 2, 2)
+
+
+def test_what_version_2_added_lies_behind_what_version_1_has(file: int) -> None:
+    Journal.create(file, IDENTITY, ENTRIES, index=5, nonce=bytes(range(16)))
+    assert struct.unpack_from("=I16s", os.pread(file, SLOTS, 0), SINCE_2) == (5, bytes(range(16)))
+    assert Journal.open(file, IDENTITY, ENTRIES).nonce == bytes(range(16))
 
 
 def test_a_later_worker_finds_what_was_not_answered(file: int) -> None:
@@ -74,6 +80,16 @@ def test_a_journal_of_another_boot_or_version_or_none_at_all_is_refused(file: in
         os.pwrite(file, b"?", offset)
         with pytest.raises(ProtocolError, match=names):
             Journal.open(file, IDENTITY, ENTRIES)
+
+
+def test_a_journal_of_xenvbd_0_1_is_read(file: int, tmp_path: Path) -> None:
+    left_behind(file, {3: (5, 0, 0)}, req_cons=6, rsp_prod=5)
+    os.pwrite(file, struct.pack("=I", 1), 8)
+    os.pwrite(file, bytes(SLOTS - SINCE_2), SINCE_2)
+    journal = Journal.open(file, IDENTITY, ENTRIES)
+    assert (journal.version, journal.nonce, journal.reconcile()) == (1, bytes(16), 1)
+    assert readable(1) and readable(VERSION) and not readable(VERSION + 1) and not readable(0)
+    assert unanswered(str(tmp_path / "journal")) == [5] and not is_failed(str(tmp_path / "journal"))
 
 
 def test_a_journal_of_another_version_is_refused_with_who_can_read_it(file: int) -> None:

@@ -15,6 +15,7 @@ cdef extern from *:
 cdef extern from "xenvbd/journal.h" nogil:
     enum:
         XENVBD_JOURNAL_VERSION
+        XENVBD_JOURNAL_OLDEST
         XENVBD_MAX_RING_PAGES
         XENVBD_JOURNAL_HEADER_SIZE
     uint64_t XENVBD_JOURNAL_MAGIC
@@ -43,6 +44,8 @@ cdef extern from "xenvbd/journal.h" nogil:
         uint32_t req_cons
         uint32_t rsp_prod
         char writer[24]
+        uint32_t rsp_before
+        uint32_t nonce[4]
 
 cdef struct journal:
     xenvbd_journal_header *header
@@ -77,6 +80,8 @@ cdef inline void journal_answered(xenvbd_journal_slot *slot, uint32_t rsp_idx) n
 
 cdef inline void journal_publish(journal *j, uint32_t rsp_prod) noexcept nogil:
     """Right before the ring's rsp_prod is stored."""
+    _compiler_barrier(_SEQ_CST)
+    j.header.rsp_before = j.header.rsp_prod
     _compiler_barrier(_SEQ_CST)
     j.header.rsp_prod = rsp_prod
     _compiler_barrier(_SEQ_CST)

@@ -23,7 +23,8 @@ cdef extern from "sys/mman.h" nogil:
     void *mmap(void *address, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void *address, size_t length)
 
-VERSION = XENVBD_JOURNAL_VERSION
+VERSION, OLDEST = XENVBD_JOURNAL_VERSION, XENVBD_JOURNAL_OLDEST
+NO_NONCE = bytes(16)
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 Identity = namedtuple("Identity", "domid devid queue evtchn abi ring_refs image_dev image_ino capacity",
@@ -94,17 +95,18 @@ cdef class Journal:
             munmap(self.c.header, self.length)
 
     @staticmethod
-    def create(fd, identity, uint32_t entries, uint32_t index=0):
+    def create(fd, identity, uint32_t entries, uint32_t index=0, bytes nonce=NO_NONCE):
         """A fresh journal for a ring of so many entries that starts at index.
 
-        fd: a file, which is sized and overwritten; None: private memory.  Raises OSError (ENOSPC: no room on
-        tmpfs, found here and not as SIGBUS later)."""
+        fd: a file, which is sized and overwritten; None: private memory.  nonce: 16 bytes, of this connection.
+        Raises OSError (ENOSPC: no room on tmpfs, found here and not as SIGBUS later)."""
         cdef Journal self = Journal.__new__(Journal)
         if fd is not None:
             os.ftruncate(fd, 0)
             os.posix_fallocate(fd, 0, size_of(entries))
         map_journal(self, fd, entries)
         write_header(self.c.header, identity, entries, index)
+        memcpy(self.c.header.nonce, <char *>nonce, sizeof(self.c.header.nonce))
         list_free_slots(self, entries)
         # Last: a file without it is no journal.
         _compiler_barrier(_SEQ_CST)
@@ -113,7 +115,8 @@ cdef class Journal:
 
     @staticmethod
     def open(fd, identity, uint32_t entries):
-        """An earlier worker's journal of this very ring.  ProtocolError(ESTALE): it is another's."""
+        """An earlier worker's journal of this ring, as far as numbers tell (see generation.pyx); of any version that
+        can be read.  ProtocolError(ESTALE): it is another's."""
         cdef Journal self = Journal.__new__(Journal)
         cdef xenvbd_journal_header expected
         refuse_other_version(fd)
@@ -132,6 +135,16 @@ cdef class Journal:
         """Whether the file is a journal, of whatever ring and version: without one nothing was ever consumed."""
         cdef uint64_t magic = XENVBD_JOURNAL_MAGIC
         return os.pread(fd, sizeof(magic), 0) == (<char *>&magic)[:sizeof(magic)]
+
+    @property
+    def version(self):
+        """Of its layout: an older one has no nonce."""
+        return self.c.header.version
+
+    @property
+    def nonce(self):
+        """16 bytes; zeros in one that is older than nonces are."""
+        return (<char *>self.c.header.nonce)[:sizeof(self.c.header.nonce)]
 
     def reconcile(self):
         """Make it what a later worker has to go on with; how many requests that is to begin again.
@@ -217,7 +230,7 @@ cdef void write_header(xenvbd_journal_header *header, identity, uint32_t entries
         header.ring_ref[i] = gref
     header.image_dev, header.image_ino = identity.image_dev, identity.image_ino
     header.capacity = identity.capacity
-    header.req_cons = header.rsp_prod = index
+    header.req_cons = header.rsp_prod = header.rsp_before = index
 
 
 def version_of(fd):
@@ -247,8 +260,8 @@ def is_failed(path):
 
 
 def unanswered(path):
-    """The ring indices of the requests in the journal of that name: consumed, and not answered.  None of another
-    version's, or if there is no such journal."""
+    """The ring indices of the requests in the journal of that name: consumed, and not answered.  None of a version
+    that cannot be read, or if there is no such journal."""
     cdef xenvbd_journal_header header
     cdef xenvbd_journal_slot slot
     cdef uint32_t i
@@ -261,7 +274,9 @@ def unanswered(path):
         if len(raw) < <Py_ssize_t>sizeof(header):
             return []
         memcpy(&header, <char *>raw, sizeof(header))
-        if (header.magic, header.version) != (XENVBD_JOURNAL_MAGIC, VERSION) or header.req_cons == header.rsp_prod:
+        if header.magic != XENVBD_JOURNAL_MAGIC or not readable(header.version):
+            return []
+        if header.req_cons == header.rsp_prod:
             return []
         raw = os.pread(fd, header.nr_slots * sizeof(slot), XENVBD_JOURNAL_HEADER_SIZE)
     finally:
@@ -274,12 +289,17 @@ def unanswered(path):
     return found
 
 
+def readable(version):
+    """Whether a worker of this xenvbd can go on with a journal of that version."""
+    return OLDEST <= version <= VERSION
+
+
 cdef refuse_other_version(fd):
     version, writer = version_of(fd)
-    if version not in (0, VERSION):
+    if version and not readable(version):
         raise ProtocolError(errno.ESTALE, f"the journal's version differs: it is {version}, of xenvbd {writer}; this "
-                            f"xenvbd {__version__} reads version {VERSION}; go back to xenvbd {writer}, which can take "
-                            "it over, and detach the disk before the upgrade")
+                            f"xenvbd {__version__} reads {OLDEST} to {VERSION}; go back to xenvbd {writer}, which can "
+                            "take it over, and detach the disk before the upgrade")
 
 
 cdef str first_difference(const xenvbd_journal_header *a, const xenvbd_journal_header *b):
@@ -287,8 +307,6 @@ cdef str first_difference(const xenvbd_journal_header *a, const xenvbd_journal_h
     cdef uint32_t i
     if a.magic != XENVBD_JOURNAL_MAGIC:
         return "magic"
-    if a.version != b.version:
-        return "version"
     if strncmp(a.boot_id, b.boot_id, sizeof(a.boot_id)):
         return "boot"
     if a.domid != b.domid or a.devid != b.devid or a.queue != b.queue:

@@ -73,7 +73,8 @@ def refuse_what_would_be_lost(device: Device) -> None:
             version, writer = journal.version_of(fd)
         finally:
             os.close(fd)
-        if version not in (0, journal.VERSION):
-            raise ClaimError(errno.EBUSY, f"its journal is of version {version} (xenvbd {writer}), and a worker "
-                             f"of this version reads {journal.VERSION}: detach it first, or leave it as it is",
+        if version and not journal.readable(version):
+            raise ClaimError(errno.EBUSY, f"its journal is of version {version} (xenvbd {writer}), and a worker of "
+                             f"this version reads {journal.OLDEST} to {journal.VERSION}: detach it first, or leave it "
+                             "as it is",
                              disk=device.name, path=path)

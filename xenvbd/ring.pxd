@@ -34,6 +34,8 @@ cdef extern from "xenvbd/blkif_abi.h" nogil:
         XENVBD_PAGE_SIZE
         XENVBD_SECTOR_SIZE
         XENVBD_SEGMENTS_PER_INDIRECT_PAGE
+        XENVBD_NONCE_OFFSET
+        XENVBD_NONCE_WORDS
         BLKIF_MAX_SEGMENTS_PER_REQUEST
         BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST
         BLKIF_OP_READ
@@ -59,6 +61,7 @@ cdef extern from "xenvbd/blkif_abi.h" nogil:
         uint8_t sub
         uint16_t nr_segments
         uint16_t handle
+        uint16_t pad
         uint64_t id
         uint64_t sector
         xenvbd_request_u u
@@ -89,7 +92,7 @@ cdef uint32_t ring_entries(uint32_t pages, int abi) noexcept nogil
 
 # The backend's end.  back_attach(): req_cons and rsp_prod start at `index` (0 for a fresh ring).
 cdef void back_attach(back_ring *ring, void *sring, uint32_t pages, int abi, uint32_t index) noexcept nogil
-# The same where an earlier worker left off: whatever rsp_prod the shared page has, it has this one from here on.
+# The same where an earlier worker left off: the shared page has this rsp_prod from here on.
 cdef void back_adopt(back_ring *ring, void *sring, uint32_t pages, int abi, uint32_t req_cons,
                      uint32_t rsp_prod) noexcept nogil
 # Requests posted and not taken, req_prod read once (acquire); -EPROTO: the producer overran the ring (R2).
@@ -139,8 +142,12 @@ cdef inline void back_respond(back_ring *ring, uint64_t id, uint8_t operation, i
 cdef bint back_push(back_ring *ring) noexcept nogil
 # Before sleeping: ask for an event at the next request; 1 if there is one already (then do not sleep).
 cdef bint back_final_check(back_ring *ring) noexcept nogil
-# The published index as the shared page has it (adoption only: the guest can write it).
-cdef uint32_t back_shared_rsp_prod(back_ring *ring) noexcept nogil
+# The published indices as the shared page has them (adoption only: the guest can write them).
+cdef uint32_t back_shared_rsp_prod(const back_ring *ring) noexcept nogil
+cdef uint32_t back_shared_req_prod(const back_ring *ring) noexcept nogil
+# Four words that tell this ring from the next in the same place: write them into its padding; whether they are there.
+cdef void back_mark(back_ring *ring, const uint32_t *nonce) noexcept nogil
+cdef bint back_is_marked(const back_ring *ring, const uint32_t *nonce) noexcept nogil
 
 # The frontend's end, the mirror image.
 cdef void front_init(front_ring *ring, void *sring, uint32_t pages, int abi, uint32_t index) noexcept nogil

@@ -147,8 +147,30 @@ cdef bint back_final_check(back_ring *ring) noexcept nogil:
     return load32(&sring.req_prod, __ATOMIC_RELAXED) != ring.req_cons
 
 
-cdef uint32_t back_shared_rsp_prod(back_ring *ring) noexcept nogil:
+cdef uint32_t back_shared_rsp_prod(const back_ring *ring) noexcept nogil:
     return load32(&(<blkif_sring *>ring.sring).rsp_prod, __ATOMIC_ACQUIRE)
+
+
+cdef uint32_t back_shared_req_prod(const back_ring *ring) noexcept nogil:
+    return load32(&(<blkif_sring *>ring.sring).req_prod, __ATOMIC_ACQUIRE)
+
+
+cdef inline uint32_t *padding(const back_ring *ring) noexcept nogil:
+    return <uint32_t *>(<char *>ring.sring + XENVBD_NONCE_OFFSET)
+
+
+cdef void back_mark(back_ring *ring, const uint32_t *nonce) noexcept nogil:
+    cdef int i
+    for i in range(XENVBD_NONCE_WORDS):
+        store32(padding(ring) + i, nonce[i], __ATOMIC_RELAXED)
+
+
+cdef bint back_is_marked(const back_ring *ring, const uint32_t *nonce) noexcept nogil:
+    cdef uint32_t differing = 0
+    cdef int i
+    for i in range(XENVBD_NONCE_WORDS):
+        differing |= load32(padding(ring) + i, __ATOMIC_RELAXED) ^ nonce[i]
+    return differing == 0
 
 
 # The frontend's end

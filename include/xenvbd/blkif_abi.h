@@ -102,6 +102,11 @@ static_assert(sizeof(blkif_response_t) == sizeof(struct xenvbd_x86_64_response),
 #endif
 static_assert(offsetof(struct blkif_sring, ring) == 64, "ring header");
 
+/* Where the worker writes the nonce of a connection: 16 bytes of the padding, which every frontend clears when it
+ * begins a ring and none looks at (docs/decisions/0010).  Some clear no more than up to byte 24. */
+#define XENVBD_NONCE_OFFSET 20u
+#define XENVBD_NONCE_WORDS 4u
+
 /* A request copied out of the ring, in one layout whatever the ABI: what everything behind the ring
  * looks at.  It is also what the journal keeps (journal.h), so its size and layout are fixed. */
 struct xenvbd_request {

@@ -6,11 +6,14 @@
  * killed process stops between two instructions), so writers use compiler barriers only.
  *
  *   consume:  copy the request into a free slot; idx; valid = 1; header.req_cons = idx + 1; start the I/O
- *   publish:  write the response into the ring; rsp_idx and answered = 1; header.rsp_prod; the ring's
- *             rsp_prod; valid = 0
- *   adopt:    a slot with idx == header.req_cons was only being consumed, one answered below header.rsp_prod
- *             was answered: valid = 0.  All others: answered = 0, and they are begun again, oldest first.  The
- *             ring's rsp_prod = header.rsp_prod, whatever it says: those responses were all written before.
+ *   publish:  write the response into the ring; rsp_idx and answered = 1; header.rsp_before = header.rsp_prod;
+ *             header.rsp_prod; the ring's rsp_prod; valid = 0
+ *   adopt:    only a ring that the journal is of (generation.pyx): it has the nonce, and its rsp_prod is
+ *             header.rsp_prod or header.rsp_before.  A slot with idx == header.req_cons was only being consumed, one
+ *             answered below header.rsp_prod was answered: valid = 0.  All others: answered = 0, and they are begun
+ *             again, oldest first.  The ring's rsp_prod = header.rsp_prod: those responses were all written before.
+ *
+ * Versions: 1 (xenvbd 0.1) ends with the writer, and has no nonce.  A worker that goes on with one makes it a 2.
  */
 #ifndef XENVBD_JOURNAL_H
 #define XENVBD_JOURNAL_H
@@ -18,7 +21,8 @@
 #include <xenvbd/blkif_abi.h>
 
 #define XENVBD_JOURNAL_MAGIC 0x4c4e524a44425658ull    /* "XVBDJRNL" */
-#define XENVBD_JOURNAL_VERSION 1u
+#define XENVBD_JOURNAL_VERSION 2u
+#define XENVBD_JOURNAL_OLDEST 1u                      /* that can be read */
 #define XENVBD_MAX_RING_PAGES 16u
 #define XENVBD_JOURNAL_HEADER_SIZE 4096u              /* the slots start here */
 
@@ -47,7 +51,11 @@ struct xenvbd_journal_header {
     uint32_t req_cons;                 /* requests below this index were consumed */
     uint32_t rsp_prod;                 /* responses below this index were published, or are about to be */
     char writer[24];                   /* the version of xenvbd that made it, for messages */
+    /* since version 2 */
+    uint32_t rsp_before;               /* rsp_prod as it was before the last batch was published */
+    uint32_t nonce[XENVBD_NONCE_WORDS];    /* of this connection; the ring has it too (blkif_abi.h) */
 };
+static_assert(offsetof(struct xenvbd_journal_header, rsp_before) == 204, "version 1 ends here");
 static_assert(sizeof(struct xenvbd_journal_header) <= XENVBD_JOURNAL_HEADER_SIZE, "journal header");
 
 #endif

@@ -20,7 +20,7 @@ __all__ = ["machine"]
 HERE = Path(__file__).parent
 TOP = HERE.parents[1]
 # The modules that write to ring and journal.
-MODULES = ("ring", "journal", "dataplane/intake", "dataplane/reply", "dataplane/queue")
+MODULES = ("ring", "journal", "generation", "dataplane/intake", "dataplane/reply", "dataplane/queue")
 CFLAGS = ["-O1", "-std=gnu11", "-w", "-fPIC", "-D_GNU_SOURCE", "-D__XEN_TOOLS__"]
 
 

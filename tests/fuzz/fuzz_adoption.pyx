@@ -1,11 +1,12 @@
 """Fuzz target: what a worker finds when it takes a ring over: a journal of any bytes, beside a ring of any bytes.
 
-A journal is refused, or put in order: what is left of it is what an arithmetic of its own says, doing it again changes
+A journal is another ring's, refused, or put in order: what is left of it is what an arithmetic of its own says, doing it again changes
 nothing, and its requests are judged and answered as those from the ring are.  The input's first bytes choose ABI, limits
-and the indices; then four bytes a slot say how it is marked, and the rest is its requests and the guest's ring.
+and the indices, version and nonce; then four bytes a slot say how it is marked, and the rest is its requests and the guest's ring.
 """
 from libc.stdint cimport int8_t, int32_t, uintptr_t
 
+from xenvbd.generation cimport MEDDLED, OTHER, SAME, UNPROVEN, generation, generation_begin, generation_of
 from xenvbd.journal cimport (
     journal,
     journal_answered,
@@ -19,7 +20,7 @@ from xenvbd.journal cimport (
     xenvbd_journal_slot,
 )
 from xenvbd.request cimport request_check
-from xenvbd.ring cimport back_adopt, back_pending, back_push, back_take
+from xenvbd.ring cimport back_adopt, back_attach, back_is_marked, back_pending, back_push, back_take
 
 include "judge.pxi"
 
@@ -40,6 +41,7 @@ cdef extern from * nogil:
     xenvbd_journal_header header
 
 cdef uint32_t free_slots[SLOTS]
+cdef uint8_t data_nonce[16]
 
 
 cdef void fill(const uint8_t *marks, const uint8_t *rest, size_t size) noexcept nogil:
@@ -113,6 +115,30 @@ cdef void serve(journal *log, const uint32_t *order, uint32_t nr, int abi, const
     must(alive() == 0)
 
 
+cdef void must_be_of(const journal *log, int abi, uint8_t unit_shift) noexcept nogil:
+    """Whose the journal is is said by what the two have, each in arithmetic of its own, and nothing is written for it."""
+    cdef uint8_t before[4096]
+    cdef uint32_t *words = <uint32_t *>shared
+    cdef back_ring ring
+    cdef generation found
+    memcpy(before, shared, PAGE)
+    memcpy(again, slots, sizeof(slots))
+    back_attach(&ring, shared, 1, abi, header.rsp_prod)
+    found = generation_of(log, &ring, unit_shift)
+    must(memcmp(before, shared, PAGE) == 0 and memcmp(again, slots, sizeof(slots)) == 0)
+    if header.version == 2:
+        must(found != UNPROVEN and (found == OTHER) == (memcmp(shared + 20, header.nonce, 16) != 0))
+        if found == SAME:
+            must(words[2] == header.rsp_prod or words[2] == header.rsp_before)
+    elif words[2]:
+        must(found == (SAME if header.rsp_prod - words[2] <= SLOTS and words[0] - header.req_cons < 1 << 31 else MEDDLED))
+    elif found == SAME:
+        must(header.rsp_prod == 0)
+    generation_begin(<journal *>log, &ring, data_nonce)
+    must(header.version == 2 and back_is_marked(&ring, header.nonce) and memcmp(shared + 20, data_nonce, 16) == 0)
+    memcpy(shared, before, PAGE)
+
+
 cdef int fuzz(const uint8_t *data, size_t size) noexcept nogil:
     cdef request_limits limits
     cdef journal log
@@ -128,6 +154,13 @@ cdef int fuzz(const uint8_t *data, size_t size) noexcept nogil:
     memset(shared, 0, PAGE)
     memcpy(shared, data + CHOICES, min(size - CHOICES, <size_t>PAGE))
     log.header, log.slots, log.free, log.nr_free = &header, slots, free_slots, 0
+    header.version, header.rsp_before = 1 + (data[1] >> 5 & 1), header.rsp_prod - (data[14] & 7)
+    memcpy(data_nonce, data, sizeof(data_nonce))
+    if data[1] & 64:                    # else it has none, as good as never
+        memcpy(header.nonce, shared + 20, sizeof(header.nonce))
+    if data[1] & 128:
+        memcpy(shared + 8, &header.rsp_prod, 4)
+    must_be_of(&log, abi, limits.unit_shift)
     expected = alive()
     left = journal_reconcile(&log)
     must(left == expected)

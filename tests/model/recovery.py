@@ -3,6 +3,7 @@
 It has the stores of journal.h in their order, one step each: requests are consumed, done in any order, answered in
 batches; a killed backend's writes land later, at any time; the next one adopts store by store, and may be killed too.
 With persistent grants the disk works on the guest's own pages, so a killed backend's reads land late as well.
+While nobody serves it the guest may begin its rings anew, in the same place, and never ask again for what was open.
 explore() visits every state that can be reached and names what must never be:
 
     DUP     a response for a request that is not outstanding (Linux disables the disk for ever)
@@ -12,6 +13,8 @@ explore() visits every state that can be reached and names what must never be:
     COUNT   the journal's requests are not as many as its indices say (the next worker refuses it)
     FORGOT  a flush is acknowledged after one had failed and the journal said so
     SCRIBBLE  the disk reads or writes a page that the guest has back
+    GHOST   something is begun that was asked for on an earlier ring
+    REFUSED a ring is not adopted, though the guest did nothing wrong
 
 Indices are modular, of a modulus small enough to wrap.  A `mutant` leaves something out, to show that it is needed.
 """
@@ -22,7 +25,8 @@ from typing import NamedTuple
 
 MODULUS = 16                        # of ring indices: enough to tell them apart, few enough to wrap
 MUTANTS = ("fence", "index-first", "release-first", "forget-answered", "trust-ring", "unvalidated", "unfailed",
-           "unwrapped", "again-first", "answered-once", "own-journal", "write-fence")
+           "unwrapped", "again-first", "answered-once", "own-journal", "write-fence", "same-numbers",
+           "only-the-last", "before-after")
 
 
 class Ask(NamedTuple):
@@ -53,7 +57,10 @@ class Ring(NamedTuple):
     entries: tuple[Entry | None, ...]
     req_cons: int                   # the journal's
     published: int                  # the journal's rsp_prod
+    before: int                     # the journal's rsp_before
     failed: bool = False
+    nonce: int = 1                  # the ring's; 0: none
+    known: int = 1                  # the journal's; 0: it is no journal any more, or not yet
 
 
 class Process(NamedTuple):
@@ -74,19 +81,21 @@ class State(NamedTuple):
     crashes: int
     fails: int                      # flushes that the storage will fail
     failed: bool                    # one has, and some journal says so
+    begun: int = 1                  # nonces that were given
+    dropped: frozenset[int] = frozenset()       # asked for on an earlier ring, and not answered
 
 
 class Model:
     """asked: what the guest does; size: entries of a ring; start: the first index; liar: it rewrites rsp_prod;
-    persistent: its pages are mapped, not copied from and to."""
+    persistent: its pages are mapped, not copied from and to; anew: it may begin its rings anew."""
 
     def __init__(self, asked: tuple[Ask, ...], *, size: int = 2, crashes: int = 2, start: int = 0, fails: int = 0,
-                 mutant: str = "", liar: bool = False, persistent: bool = False) -> None:
+                 mutant: str = "", liar: bool = False, persistent: bool = False, anew: bool = False) -> None:
         assert mutant in ("", *MUTANTS)
         self.asked, self.size, self.crashes, self.mutant, self.liar = asked, size, crashes, mutant, liar
-        self.persistent = persistent
+        self.persistent, self.anew = persistent, anew
         empty = (None,) * size
-        ring = Ring(empty, start, start, start, empty, start, start)
+        ring = Ring(empty, start, start, start, empty, start, start, start)
         rings = 1 + max(ask.ring for ask in asked)
         sectors = 1 + max((ask.sector for ask in asked if ask.sector is not None), default=0)
         self.first = State((ring,) * rings, Process(), frozenset(), (-1,) * sectors, frozenset(), frozenset(), 0, fails,
@@ -118,7 +127,7 @@ class Model:
             sector = self.asked[k].sector
             if sector is not None and not self.asked[k].read and state.disk[sector] < k:
                 yield "STALE"
-        if ended and len(state.acked) != len(self.asked) and not (state.failed or self.liar):
+        if ended and len(state.acked | state.dropped) != len(self.asked) and not (state.failed or self.liar):
             yield "LOST"
 
     # Everything that can happen: (what is wrong, None) or ("", the state after)
@@ -131,16 +140,41 @@ class Model:
             yield "", self.landed(state._replace(landing=state.landing - {k}), k)
         if state.process is None:
             if not self.fenced(state):
-                yield "", state._replace(process=Process(todo=self.adoption(state)))
+                yield from self.next_backend(state)
+            if self.anew and not state.dropped and state.posted - state.acked:
+                yield "", self.begun_anew(state)
             return
         if state.crashes < self.crashes:
             late = {k for k in state.process.doing if self.asked[k].sector is not None
                     and (self.persistent or not self.asked[k].read)}
             yield "", state._replace(process=None, landing=state.landing | late, crashes=state.crashes + 1)
-        if state.process.todo:
+        if state.process.todo and state.process.todo[0][0] == "start" and state.process.todo[0][1] in state.dropped:
+            yield "GHOST", None
+        elif state.process.todo:
             yield "", self.store(state)
         else:
             yield from self.backend(state)
+
+    def next_backend(self, state: State):
+        if not any(self.meddled(ring) for ring in state.rings):
+            yield "", state._replace(process=Process(todo=self.adoption(state)))
+        elif not self.liar:
+            yield "REFUSED", None
+
+    def meddled(self, ring: Ring) -> bool:
+        """Whether the ring's rsp_prod is none that a backend has stored."""
+        allowed = (ring.published,) if self.mutant == "only-the-last" else (ring.published, ring.before)
+        return self.mutant != "trust-ring" and self.is_same(ring) and ring.rsp_prod not in allowed
+
+    def is_same(self, ring: Ring) -> bool:
+        """Whether the journal is taken for this ring's."""
+        return bool(ring.known) and (ring.nonce == ring.known or self.mutant == "same-numbers")
+
+    def begun_anew(self, state: State) -> State:
+        """The guest's next driver has its rings in the same place, and knows nothing of what the last one asked for."""
+        empty = (None,) * self.size
+        rings = tuple(ring._replace(slots=empty, req_prod=0, rsp_prod=0, rsp_cons=0, nonce=0) for ring in state.rings)
+        return state._replace(rings=rings, dropped=state.posted - state.acked)
 
     def fenced(self, state: State) -> bool:
         """Whether the next backend has to wait."""
@@ -228,7 +262,9 @@ class Model:
                 steps.append(("answered", number, entry, at))
             release.append(("release", number, entry))
             at = (at + 1) % MODULUS
-        published = [("publish", number, at), ("push", number, at)]
+        published = [("before", number, ring.published), ("publish", number, at), ("push", number, at)]
+        if self.mutant == "before-after":
+            published[:2] = published[1::-1]
         return (*steps, *(release + published if self.mutant == "release-first" else published + release),
                 ("finish", frozenset(done)))
 
@@ -237,6 +273,9 @@ class Model:
         steps: list[tuple] = []
         begin: set[int] = set()
         for number, ring in enumerate(state.rings):
+            if not self.is_same(ring):
+                steps += self.connection(state, number)
+                continue
             published = ring.rsp_prod if self.mutant == "trust-ring" else ring.published
             for i, entry in enumerate(ring.entries):
                 if entry is None:
@@ -257,6 +296,11 @@ class Model:
         if self.mutant not in ("unfailed", "own-journal") and any(ring.failed for ring in state.rings):
             steps += [("fail", number) for number in range(len(state.rings))]
         return (*steps, ("check",), *(("start", k) for k in sorted(begin)))
+
+    def connection(self, state: State, number: int) -> list[tuple]:
+        """What a backend stores for a ring that it has no journal of."""
+        nonce, index = state.begun + 1 + number, state.rings[number].rsp_prod
+        return [("forget", number), ("create", number, index, nonce), ("mark", number, nonce)]
 
     def is_behind(self, index: int, published: int) -> bool:
         if self.mutant == "unwrapped":
@@ -281,8 +325,16 @@ class Model:
         elif kind == "fail":
             after = after._replace(failed=True)
             changed = {"failed": True}
-        elif kind in ("consumed", "publish", "push"):
-            name = {"consumed": "req_cons", "publish": "published", "push": "rsp_prod"}[kind]
+        elif kind == "forget":
+            changed = {"known": 0, "entries": (None,) * self.size}
+        elif kind == "create":
+            changed = {"req_cons": values[0], "published": values[0], "before": values[0], "known": values[1]}
+            after = after._replace(begun=max(after.begun, values[1]))
+        elif kind == "mark":
+            changed = {"nonce": values[0]}
+            after = after._replace(begun=max(after.begun, values[0]))
+        elif kind in ("consumed", "publish", "push", "before"):
+            name = {"consumed": "req_cons", "publish": "published", "push": "rsp_prod", "before": "before"}[kind]
             changed = {name: (values[0] + (kind == "consumed")) % MODULUS}
         else:
             changed = {"entries": _with(ring.entries, values[0], self.entry(kind, ring.entries[values[0]], values))}

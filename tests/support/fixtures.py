@@ -48,7 +48,7 @@ class Served:
     def __init__(self, machine, guest: Guest, disk, settings: Settings, journal, stats, agreement) -> None:
         self.guest, self.disk, self.cleanup = guest, disk, []
         self.plane = DataPlane(machine.join(0), disk, name=f"vbd{guest.domid}", settings=settings)
-        self.plane.start(agreement or guest.agreement, [journal] if journal is not None else None,
+        self.plane.start(agreement or guest.agreement, journals(journal),
                          [stats] if stats is not None else None)
         self.events: list = []
 
@@ -63,6 +63,11 @@ class Served:
                     return event
             assert select.select([self.plane.events_fd], [], [], max(0.0, deadline - time.monotonic()))[0], \
                 f'no event "{kind}"; there were {self.events}'
+
+
+def journals(given: int | list[int] | None) -> list[int] | None:
+    """One for each queue."""
+    return [given] if isinstance(given, int) else given
 
 
 @pytest.fixture

@@ -99,6 +99,11 @@ class DataPlane:
         """Readable when events() has something to say."""
         return self._events_fd
 
+    @property
+    def anew(self) -> list[int]:
+        """The queues that were to be adopted, and whose rings had been begun anew since: they were connected."""
+        return [queue.number for queue in self._queues if queue.anew]
+
     def start(self, agreement: Agreement, journals: Sequence[int] | None = None,
               stats: Sequence[int] | None = None, channels: Sequence[int] | None = None, *,
               adopt: bool = False) -> None:
@@ -107,7 +112,8 @@ class DataPlane:
         journals, stats: a file's descriptor for each queue, which stays the caller's; None: private memory.
         channels: what evtchn.offer() gave for each queue, which stays the caller's too; None: open them here.
         adopt: the rings are in use, and the journals are those of the worker that served them, which is dead or
-        has handed over; the disk's lock was waited for.  ProtocolError (ESTALE, EPROTO): they are not, or are damaged.
+        has handed over; the disk's lock was waited for.  A ring that was begun anew since is connected as any other;
+        see anew.  ProtocolError (ESTALE, EPROTO, EIO): the journals are of others, damaged, or prove nothing.
         Raises HypervisorError, ProtocolError or OSError with everything undone."""
         self._expect("stopped")
         if adopt and not journals:

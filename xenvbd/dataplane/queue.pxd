@@ -103,6 +103,7 @@ cdef class Queue:
     cdef uint32_t last              # this ring index
     cdef bint handing_over
     cdef bint adopting              # the ring was served before: begin with what the journal has
+    cdef readonly bint anew         # it was to be adopted, and is another than the journal was of: begun afresh
     cdef bint masked                # an event came, and the port is masked until the work is done
     cdef bint rung                  # an event came, and the ring has not been looked at since
     cdef bint more                  # the ring had more than this pass took
@@ -129,6 +130,8 @@ cdef class Queue:
     cdef connect(self, Hypervisor hypervisor, agreement)
     cdef attach_ring(self, uint32_t pages, int abi)
     cdef open_journal(self, agreement, image, journal_fd)
+    cdef bint is_of(self, Journal file, uint32_t pages) except -1
+    cdef go_on(self, Journal file, uint32_t pages)
     cdef bind(self, Hypervisor hypervisor, agreement, channel_fd)
     cdef allocate(self, Disk disk, settings)
     cdef allocate_vectors(self, size_t room)

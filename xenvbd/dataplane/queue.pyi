@@ -14,6 +14,7 @@ class Queue:
     number: int
     control: int
     entries: int
+    anew: bool
     poll_window: int
     persistent: bool
     def __init__(self, number: int, hypervisor: Hypervisor, disk: Disk, device: Device, agreement: Agreement,

@@ -15,6 +15,7 @@ from xenvbd.dataplane.tally cimport Tally
 from xenvbd.dataplane.work cimport kept_page
 from xenvbd.disk.disk cimport Disk, iovec
 from xenvbd.disk.oplist cimport chain_begin
+from xenvbd.generation cimport MEDDLED, OTHER, SAME, generation, generation_begin, generation_of
 from xenvbd.hv.evtchn cimport EventChannels
 from xenvbd.hv.grant cimport GrantTable
 from xenvbd.hv.ops cimport Hypervisor
@@ -24,14 +25,16 @@ from xenvbd.ring cimport (
     XENVBD_SECTOR_SIZE,
     back_adopt,
     back_attach,
+    back_mark,
     back_pending,
     back_shared_rsp_prod,
     ring_entries,
 )
 
 from xenvbd.dataplane.events import KINDS
+from xenvbd.dataplane.nonce import new_nonce
 from xenvbd.errors import ProtocolError, check
-from xenvbd.journal import Identity
+from xenvbd.journal import VERSION, Identity
 from xenvbd.ring import ABIS
 
 cdef extern from * nogil:
@@ -44,6 +47,11 @@ KEPT_READS = {"report": 0, "stop": KEEP_READS}
 # With one nothing can come while it is used up by looking.  Asked now, for a worker's sandbox does not let it ask.
 PROCESSORS = len(os.sched_getaffinity(0))
 BIND_SECONDS = 5.0                  # the kernel may give back the port of a killed process a little late
+NOT_PROVEN = ("nothing proves that the guest's ring is still the one that the dead worker served, for its journal is "
+              "of xenvbd 0.1: the disk is held, and the journal kept; let the guest's driver begin again (shut it down "
+              "or reboot it, or xl save and xl restore), or detach the disk")
+MEDDLED_WITH = ("the guest has changed the indices of its ring while nobody served it: it is served no more until the "
+                "guest's driver begins again")
 
 
 cdef void order(Queue q, uint32_t bits) noexcept nogil:
@@ -118,13 +126,38 @@ cdef class Queue:
                             tuple(part.ring_refs), image[0], image[1], self.limits.capacity)
         if self.adopting:
             file = Journal.open(journal_fd, identity, self.ring.nr_ents)
-            file.take_over()
-            back_adopt(&self.ring, self.mapping.address, pages, self.ring.abi, file.c.header.req_cons,
-                       file.c.header.rsp_prod)
+            self.adopting = self.is_of(file, pages)
+            self.anew = not self.adopting
+        if self.adopting:
+            self.go_on(file, pages)
         else:
             self.attach_ring(pages, self.ring.abi)
-            file = Journal.create(journal_fd, identity, self.ring.nr_ents, self.ring.rsp_prod)
+            file = Journal.create(journal_fd, identity, self.ring.nr_ents, self.ring.rsp_prod, new_nonce())
+            back_mark(&self.ring, file.c.header.nonce)
         self.journal_file, self.log = file, &file.c
+
+    cdef bint is_of(self, Journal file, uint32_t pages) except -1:
+        """Whether the ring is the one that the journal is of.  ProtocolError: nobody can tell, or the guest has meddled
+        with it, or it is another and nothing may be answered any more."""
+        cdef generation found
+        back_attach(&self.ring, self.mapping.address, pages, self.ring.abi, file.c.header.rsp_prod)
+        found = generation_of(&file.c, &self.ring, self.limits.unit_shift)
+        if found == OTHER and file.c.header.failed:
+            raise ProtocolError(errno.EIO, "a flush of the disk failed, and what was written before may be lost: "
+                                "detach it, and attach it again when its storage is checked")
+        if found not in (SAME, OTHER):
+            raise ProtocolError(errno.ESTALE, MEDDLED_WITH if found == MEDDLED else NOT_PROVEN)
+        return found == SAME
+
+    cdef go_on(self, Journal file, uint32_t pages):
+        """Where the worker that kept the journal left off."""
+        cdef bytes nonce
+        file.take_over()
+        back_adopt(&self.ring, self.mapping.address, pages, self.ring.abi, file.c.header.req_cons,
+                   file.c.header.rsp_prod)
+        if file.version < VERSION:
+            nonce = new_nonce()
+            generation_begin(&file.c, &self.ring, nonce)
 
     cdef bind(self, Hypervisor hypervisor, agreement, channel_fd):
         """Bind the event channel, through the handle that was handed to us, or one of our own."""
@@ -132,7 +165,7 @@ cdef class Queue:
         self.evtchn = EventChannels(hypervisor, channel_fd)
         if channel_fd is None:
             self.evtchn.confine(agreement.domid)
-        deadline = time.monotonic() + (BIND_SECONDS if self.adopting else 0)
+        deadline = time.monotonic() + (BIND_SECONDS if self.adopting or self.anew else 0)
         rc = self.evtchn.c_bind_interdomain(agreement.domid, part.event_channel)
         while rc == -errno.EINVAL and time.monotonic() < deadline:
             time.sleep(0.002)
