@@ -1,18 +1,20 @@
 """A new worker for a ring whose worker died or handed over: the image's lock first, then journal and ring.
 
 The lock keeps the dead worker's last writes from landing on top of the new one's, so it is waited for as long as it
-takes.  Only what a worker says of the ring itself is final; all else is tried again: what there was no memory or no
-descriptor for may be there in a second, an image that has shrunk may be made longer, and the guest waits for it.
+takes.  Final is only what a worker says of the ring itself, and that the hypervisor refuses ring or port time and
+again; all else is tried again: what there was no memory or no descriptor for may be there in a second, an image that
+has shrunk may be made longer, and the guest waits for it.
 """
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from xenvbd import domains, memory
-from xenvbd.errors import ProtocolError
+from xenvbd.errors import HypervisorError, ProtocolError
 from xenvbd.holding import Holding
 from xenvbd.host import Host, WorkerProcess
 from xenvbd.loop import Timer
@@ -22,7 +24,10 @@ from xenvbd.trace import Limiter
 from xenvbd.workers import WorkerGone
 
 RETRY_SECONDS = 1.0
+RING_TRIES = 10                     # until a ring that cannot be mapped, or its port bound, has gone
 FOREVER = 1e9                       # seconds
+# What there is not enough of at the moment, when a ring is mapped.
+SCARCE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EAGAIN, errno.EBUSY, errno.EINTR})
 
 log = logging.getLogger("xenvbd")
 
@@ -41,6 +46,7 @@ class Adoption:
         self._holding = holding
         self._connecting, self._done = connecting, done
         self._cancelled = threading.Event()
+        self._refusals = 0                  # of the ring, by the hypervisor
         self._give_up: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._limiter = Limiter()
@@ -106,6 +112,10 @@ class Adoption:
                     agreement=record.agreement.to_json(), **record.orders())
 
     def _answered(self, result: dict[str, Any] | OSError) -> None:
+        if isinstance(result, HypervisorError) and result.errno not in SCARCE:
+            self._refusals += 1
+            if self._refusals == RING_TRIES:
+                result = _gone(result)
         final = isinstance(result, ProtocolError | WorkerGone) or self._cancelled.is_set()
         if isinstance(result, OSError) and not final:
             self._connecting(None)
@@ -117,3 +127,8 @@ class Adoption:
         self.trouble = str(exc)
         self._limiter.log(log, logging.ERROR, "%s: cannot be taken over yet: %s", self._name(), exc)
         self._timer = self._host.loop.later(RETRY_SECONDS, self.start)
+
+
+def _gone(refusal: HypervisorError) -> ProtocolError:
+    return ProtocolError(refusal.errno or errno.EINVAL, "the guest has let go of its ring, and nobody can take it over "
+                         f"({refusal.message}): it is served again when its driver begins again")

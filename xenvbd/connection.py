@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from xenvbd import journal, memory, stats, xenbus
-from xenvbd.adoption import Adoption
+from xenvbd.adoption import SCARCE, Adoption
 from xenvbd.area import Areas
 from xenvbd.disk import ENGINES
-from xenvbd.errors import Error, StoreError, TargetError
+from xenvbd.errors import Error, HypervisorError, ProtocolError, StoreError, TargetError
 from xenvbd.features import Agreement
 from xenvbd.holding import Holding
 from xenvbd.host import Host, WorkerProcess
@@ -30,6 +30,7 @@ from xenvbd.xenbus import Plane, View
 
 DISCONNECT_SECONDS = 1.0            # until a worker is told again that could not be
 OPEN_SECONDS = 0.5                  # until an image is asked for again that somebody had who is about to go
+CONNECT_SECONDS = 1.0               # until a connection is tried again that failed
 
 
 class Connection(abc.ABC):
@@ -59,6 +60,7 @@ class Connection(abc.ABC):
         self._past = stats.Snapshot.zero()
         self._worker: WorkerProcess | None = None       # which has the plane
         self._adoption: Adoption | None = None
+        self._lost: Agreement | None = None             # of the ring that could not be served last
 
     @property
     @abc.abstractmethod
@@ -227,8 +229,11 @@ class Connection(abc.ABC):
             self.error = None
             self._learn(result)
             self._say(logging.INFO, "%s: %s", "taken over" if taken_over else "connected", self._describe())
+            if anew := bool(result.get("anew")):
+                self._say(logging.WARNING, "the guest had begun its ring anew while nobody served it: it was connected "
+                          "like a new one, and what was asked for on the old one is not done any more")
             self.holding.connected()
-            self.take(xenbus.PlaneStarted())
+            self.take(xenbus.PlaneStarted(anew=anew))
 
     def _learn(self, told: dict[str, Any]) -> None:
         """What its worker, which is not believed further, says of the plane; one of xenvbd 0.1 does not say all."""
@@ -242,15 +247,19 @@ class Connection(abc.ABC):
         """Have another worker go on with the ring of one that is gone."""
         def connecting(worker: WorkerProcess | None) -> None:
             self._worker = worker
+            if worker is None:
+                self.host.dirty(self)       # it failed: perhaps the guest has another ring by now
 
         self._trace_connect()
         self._adoption = Adoption(self.host, self.key, self._record(), self.holding, connecting, self._connected)
         self._adoption.start()
 
     def _has_another_ring(self) -> bool:
-        """Whether the frontend's nodes, if they can be read, are of another ring than the one that was served."""
+        """Whether the frontend's nodes, if they can be read, are of another ring than the one that is served, or that
+        could not be."""
+        ring = self.agreement or self._lost
         try:
-            return self.areas.agreement(self._properties()) != self.agreement
+            return ring is not None and not self.areas.agreement(self._properties()).same_rings(ring)
         except OSError as exc:
             if isinstance(exc, StoreError) and exc.errno != errno.EACCES:
                 raise
@@ -273,11 +282,27 @@ class Connection(abc.ABC):
         if self._is_lost(exc):
             self._todo.appendleft(functools.partial(self._connect, xenbus.Connect()))
             return
-        self.agreement, self.error, self._worker = None, exc, None
         self.holding.rests()
-        if self.view.plane is not Plane.ADOPTING:
+        if self.view.plane is Plane.ADOPTING:
+            self._note_failed_flush()
+        else:
             self.host.runtime.remove_queues(self.key)       # else they are there for a version that can read them
+        self._lost = self.agreement
+        self.agreement, self.error, self._worker = None, exc, None
         self.take(xenbus.PlaneFailed(str(exc)))
+        if self.view.failed and self._may_pass(exc):
+            self.host.loop.later(CONNECT_SECONDS, self._try_again)
+
+    def _may_pass(self, exc: OSError) -> bool:
+        """Whether what a connection failed for may be over by itself: anything but what the guest asked for."""
+        if isinstance(exc, HypervisorError):
+            return exc.errno in SCARCE
+        return not (self.flush_failed or isinstance(exc, ProtocolError))
+
+    def _try_again(self) -> None:
+        """As long as the frontend waits.  What still hangs of the last attempt is waited for first (helpers.py)."""
+        if self.view.failed:
+            self.take(xenbus.TryAgain())
 
     def _disconnect(self, action: xenbus.Disconnect) -> None:
         event("xen_block_disconnect", disk=self.name, reason=self.view.backend.label)

@@ -32,6 +32,7 @@ from xenvbd.xenbus import Phase, Plane, View, XenbusState
 
 MOST_TODO = 32                      # things to be done, until what the frontend does is not looked at
 FORCED_REFUSALS = 5                 # by the store, until a disk that is to go by force goes without
+ANOTHER_RING = "the guest has another ring than the one that was served: it is connected anew"
 RETRY_SECONDS = 1.0                 # after what the store, or the runtime directory, did not take
 
 log = logging.getLogger("xenvbd")
@@ -95,11 +96,14 @@ class Device(Connection):
         self.agreement, self.flush_failed, self.image = record.agreement, record.flush_failed, record.image
         self.host.helpers.reserve(self.key)
         died = not serving and self.adoptable
+        stale = (serving or died) and self._has_another_ring()
         if not (serving or died):
-            self.agreement = None
+            self._lost, self.agreement = self.agreement, None
         self.view = xenbus.adopted(
             backend or XenbusState.CLOSED, xenbus.parse_state(seen.frontend), seen.online == b"1",
-            serving=serving, created=record.created, died=died, stale=died and self._has_another_ring())
+            serving=serving, created=record.created, died=died, stale=stale)
+        if self.view.stale or (stale and died):
+            self._say(logging.WARNING, ANOTHER_RING)
         self.history.start(self.view)
         self._follow()
         self.holding.recover(self._properties(), self.engine, record.identity)
@@ -128,6 +132,16 @@ class Device(Connection):
         if frontend is XenbusState.UNKNOWN:
             self._say(logging.WARNING, "the frontend wrote a state that is none: %s", quote(seen.frontend or b""))
         self.take(xenbus.FrontendState(frontend))
+        self._compare_rings()
+
+    def _compare_rings(self) -> None:
+        """Its state does not tell all of a frontend: it may have had others between two looks."""
+        view = self.view
+        served = view.plane not in (Plane.NONE, Plane.STOPPING) and self.agreement is not None and not view.stale
+        lost = view.plane is Plane.NONE and (view.broken or view.failed)
+        if view.frontend in (xenbus.INITIALISED, xenbus.CONNECTED) and (served or lost) and self._has_another_ring():
+            self._say(logging.WARNING, ANOTHER_RING)
+            self.take(xenbus.RingChanged())
 
     def unplug(self, force: bool) -> None:
         """Detach: ask the guest to close; force: do not wait for it."""

@@ -281,6 +281,10 @@ class Agreement:
     def ring_page_order(self) -> int:
         return len(self.queues[0].ring_refs).bit_length() - 1
 
+    def same_rings(self, other: Agreement) -> bool:
+        """Whether both are of the same rings, as far as numbers tell; what else was agreed on may differ."""
+        return (self.abi, self.queues) == (other.abi, other.queues)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

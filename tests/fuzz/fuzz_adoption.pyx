@@ -121,6 +121,7 @@ cdef void must_be_of(const journal *log, int abi, uint8_t unit_shift) noexcept n
     cdef uint32_t *words = <uint32_t *>shared
     cdef back_ring ring
     cdef generation found
+    cdef bint behind
     memcpy(before, shared, PAGE)
     memcpy(again, slots, sizeof(slots))
     back_attach(&ring, shared, 1, abi, header.rsp_prod)
@@ -131,7 +132,8 @@ cdef void must_be_of(const journal *log, int abi, uint8_t unit_shift) noexcept n
         if found == SAME:
             must(words[2] == header.rsp_prod or words[2] == header.rsp_before)
     elif words[2]:
-        must(found == (SAME if header.rsp_prod - words[2] <= SLOTS and words[0] - header.req_cons < 1 << 31 else MEDDLED))
+        behind = header.rsp_prod - words[2] <= SLOTS and <int32_t>(words[0] - header.req_cons) >= 0
+        must(found == (SAME if behind else MEDDLED))
     elif found == SAME:
         must(header.rsp_prod == 0)
     generation_begin(<journal *>log, &ring, data_nonce)

@@ -87,7 +87,7 @@ def test_a_plane_that_is_taken_over_while_its_frontend_is_connected_writes_nothi
     for view, event, after, actions in edges():
         if view.backend is CONNECTED and not view.owed and sensible(view, event) and (
                 (isinstance(event, PlaneDied) and after.plane is Plane.ADOPTING)
-                or (isinstance(event, PlaneStarted) and after.plane is Plane.RUNNING)):
+                or (event == PlaneStarted() and after.plane is Plane.RUNNING)):
             assert not [action for action in actions if not isinstance(action, Adopt)], (view, event)
 
 

@@ -31,8 +31,10 @@ from xenvbd.xenbus import (
     Published,
     PublishFailed,
     Realize,
+    RingChanged,
     SetState,
     TakeOffline,
+    TryAgain,
     Unplug,
     View,
     XenbusState,
@@ -131,6 +133,7 @@ RARE: st.SearchStrategy[Callable[[World], None]] = st.one_of(
     st.sampled_from([CLOSING, CLOSED, None]).map(lambda state: lambda world: world.toolstack(state)),
     TROUBLE.map(lambda kind: lambda world: world.trouble(kind)),
     st.booleans().map(lambda force: lambda world: world.feed(Unplug(force))),
+    st.sampled_from([RingChanged(), TryAgain()]).map(lambda event: lambda world: world.feed(event)),
     st.just(lambda world: world.feed(DomainGone())))
 
 

@@ -24,6 +24,8 @@ from xenvbd.xenbus import (
     Published,
     PublishFailed,
     Realize,
+    RingChanged,
+    TryAgain,
     Unplug,
     View,
 )
@@ -52,12 +54,13 @@ STATES = [None, INITIALISING, INITIALISED, CONNECTED, CLOSING, CLOSED]      # th
 EVENTS: list[Event] = [
     *map(FrontendState, STATES), BackendState(None),
     *(BackendState(state, online) for state in (INITIALISING, CONNECTED, CLOSING, CLOSED) for online in (True, False)),
-    Realize(), Published(), PublishFailed("p"), STARTED, PlaneFailed("f"), STOPPED, PlaneBroken("b"), PlaneDied("d"),
+    RingChanged(), TryAgain(), Realize(), Published(), PublishFailed("p"), STARTED, PlaneStarted(anew=True),
+    PlaneFailed("f"), STOPPED, PlaneBroken("b"), PlaneDied("d"),
     PlaneLost("l"), Unplug(), Unplug(force=True), DomainGone()]
 BEGINNINGS = [View(), View(created=True), *(
-    xenbus.adopted(backend, frontend, online, serving=serving)
+    xenbus.adopted(backend, frontend, online, serving=serving, stale=stale)
     for backend in (INITWAIT, CONNECTED, CLOSING, CLOSED) for frontend in STATES
-    for online in (True, False) for serving in (True, False)), *(
+    for online in (True, False) for serving, stale in ((True, False), (True, True), (False, False))), *(
     xenbus.adopted(backend, frontend, True, serving=False, died=True, stale=stale)
     for backend in (INITWAIT, CONNECTED, CLOSING, CLOSED) for frontend in STATES for stale in (True, False))]
 

@@ -35,6 +35,8 @@ from xenvbd.xenbus.events import (
     Published,
     PublishFailed,
     Realize,
+    RingChanged,
+    TryAgain,
     Unplug,
 )
 from xenvbd.xenbus.machine import step
@@ -55,5 +57,6 @@ __all__ = [
     "CLOSED", "CLOSING", "CONNECTED", "INITIALISED", "INITIALISING", "INITWAIT",
     "Action", "Adopt", "BackendState", "ClearError", "Connect", "Destroy", "Disconnect", "DomainGone", "Event",
     "FrontendState", "Phase", "Plane", "PlaneBroken", "PlaneDied", "PlaneFailed", "PlaneLost", "PlaneStarted",
-    "PlaneStopped", "Publish", "PublishFailed", "Published", "Realize", "RemoveAreas", "ReportError", "SetState",
-    "TakeOffline", "Unplug", "View", "XenbusState", "adopted", "parse_state", "step", "table"]
+    "PlaneStopped", "Publish", "PublishFailed", "Published", "Realize", "RemoveAreas", "ReportError",
+    "RingChanged", "SetState", "TakeOffline", "TryAgain", "Unplug", "View", "XenbusState", "adopted", "parse_state",
+    "step", "table"]

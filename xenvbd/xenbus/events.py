@@ -49,8 +49,20 @@ class BackendState(Event):
 
 
 @dataclass(frozen=True)
+class RingChanged(Event):
+    """The frontend's nodes, read now, are of another ring than the one that is served, or that could not be."""
+
+
+@dataclass(frozen=True)
+class TryAgain(Event):
+    """What a Connect failed for may have passed."""
+
+
+@dataclass(frozen=True)
 class PlaneStarted(Event):
-    """Connect is done."""
+    """Connect or Adopt is done; anew: the frontend had begun the ring anew, and may wait to be told."""
+
+    anew: bool = False
 
 
 @dataclass(frozen=True)

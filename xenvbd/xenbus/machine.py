@@ -18,6 +18,8 @@ from xenvbd.xenbus.events import (
     Published,
     PublishFailed,
     Realize,
+    RingChanged,
+    TryAgain,
     Unplug,
 )
 from xenvbd.xenbus.rows import LEFT, OPEN, READY, ROWS, Row
@@ -82,6 +84,11 @@ def _take(view: View, event: Event) -> tuple[View, list[Action]]:
             return _publish_failed(view, message)
         case Unplug(force):
             return _unplug(view, force)
+        case RingChanged() if view.frontend in READY:
+            stale = view.stale or view.plane not in (Plane.NONE, Plane.STOPPING)
+            return replace(view, stale=stale, failed=False, broken=False), []
+        case TryAgain():
+            return replace(view, failed=False), []
         case DomainGone():
             return replace(view, frontend=None, online=False, forced=True), []
         case _:
@@ -129,8 +136,8 @@ def _unplug(view: View, force: bool) -> tuple[View, list[Action]]:
 def _plane(view: View, event: Event) -> tuple[View, list[Action]]:
     """Answers of the plane; those that come too late are ignored."""
     match event, view.plane:
-        case PlaneStarted(), (Plane.STARTING | Plane.ADOPTING):
-            view = replace(view, plane=Plane.RUNNING)
+        case PlaneStarted(anew), (Plane.STARTING | Plane.ADOPTING):
+            view = replace(view, plane=Plane.RUNNING, owed=view.owed or anew)
             return _started(view) if view.owed else (view, [])
         case (PlaneFailed(message) | PlaneLost(message)), (Plane.STARTING | Plane.ADOPTING):
             # A ring that was in use cannot be tried again: only its frontend can bring it back.

@@ -58,15 +58,18 @@ def adopted(backend: XenbusState, frontend: XenbusState | None, online: bool, *,
     """The View of a vbd that an earlier manager published.
 
     serving: a worker runs its plane, and PlaneStarted is to be the next event; died: none does, but the journal of one
-    is there; stale: it is of a ring that the frontend had before.  A vbd that is Connected and has neither is broken:
-    only its frontend can bring it back."""
+    is there; stale: it is of a ring that the frontend had before.  That is not known of a frontend that is Initialised
+    while the backend is Connected, for it may have resumed unseen; it is connected anew, which is right in any case.
+    A vbd that is Connected and has neither is broken: only its frontend can bring it back."""
     frontend = settle(frontend)
     adoptable = died and not stale and frontend in (INITIALISED, CONNECTED, CLOSING)
     plane = Plane.STARTING if serving else Plane.DIED if adoptable else Plane.NONE
     given_up = plane is not Plane.NONE and backend is CLOSED    # by a toolstack: we write Closed when no plane is left
+    unsure = backend is CONNECTED and frontend is INITIALISED
     return View(phase=Phase.LIVE, backend=CLOSING if given_up else backend, frontend=frontend,
-                online=online, forced=given_up and not online, created=created, plane=plane,
-                owed=serving or backend is INITWAIT, broken=backend is CONNECTED and plane is Plane.NONE and not stale)
+                stale=serving and (stale or unsure), online=online, forced=given_up and not online, created=created,
+                plane=plane, owed=serving or backend is INITWAIT,
+                broken=backend is CONNECTED and plane is Plane.NONE and not stale)
 
 
 def settle(state: XenbusState | None) -> XenbusState | None:
