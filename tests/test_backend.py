@@ -354,6 +354,7 @@ def connected(b):
     b.until(lambda: device.published)
     b.guest.connect()
     b.until(lambda: device.connected)
+    b.guest.state(4)
     return device
 
 
