@@ -1,9 +1,12 @@
 """The journal while a ring is served: what a later worker would find if this one were killed now."""
+import os
+import struct
 import tempfile
 
 import pytest
 
 from tests.support.guest import OKAY, READ, WRITE, Guest, until
+from tests.support.succession import SINCE_2
 from xenvbd.disk.faults import FaultDisk
 from xenvbd.disk.memory import MemoryDisk
 from xenvbd.journal import Identity, Journal
@@ -81,3 +84,10 @@ def test_a_quarantined_ring_keeps_what_it_never_answered(serve, disk, file) -> N
     disk.clear(rule)
     assert guest.quiet(0.1)
     assert len(found(guest, file).pending()) == 2
+
+
+def test_it_has_the_rsp_prod_that_was_published_before_the_last_batch(serve, disk, file) -> None:
+    guest = serve(disk=disk, journal=file).guest
+    for count in range(1, 5):
+        assert guest.do(*reads(guest, 1)) == [OKAY]
+        assert struct.unpack_from("=I", os.pread(file, 4, SINCE_2)) == (count - 1,)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.host import wait
-from xenvbd import record, wire
+from tests.support.succession import make_version_1
+from xenvbd import journal, record, wire
 from xenvbd.errors import Error
 
 TOP = Path(__file__).parents[2]
@@ -68,7 +69,8 @@ def test_a_worker_of_another_version_serves_on_takes_no_disk_and_is_replaced_as_
     assert progresses(host)
     host.client.call("restart", disk="1:xvda")
     assert host.worker(1) != before and progresses(host)
-    second.connected()          # what the next worker can do it does, without the guest doing anything
+    # What the next worker can do it does, without the guest doing anything.
+    wait(lambda: any(each["ops"] for each in second.connected().events("progress")), "the second is served")
     end(second)
     end(guest)
 
@@ -126,4 +128,19 @@ def test_a_journal_of_another_version_stays_with_its_worker(host):
         assert progresses(host)
         file.seek(8)
         file.write(old)
+    end(guest)
+
+
+def test_the_ring_of_a_worker_of_0_1_that_dies_after_the_upgrade_is_adopted(host):
+    """Its journal ends where version 1 does."""
+    host.attach(1, host.image(), wait=False)
+    guest = host.guest(1, DEVID, *LOAD, "--verify").connected()
+    wait(lambda: ops(host), "something was answered")
+    pid = host.worker(1)
+    with open(host.path / "run" / f"qdisk-1-{DEVID}.q0.journal", "r+b") as file:
+        os.kill(pid, signal.SIGSTOP)
+        make_version_1(file.fileno())
+        os.kill(pid, signal.SIGKILL)
+        wait(lambda: host.worker(1) not in (pid, None) and journal.version_of(file.fileno())[0] == 2, "it is adopted")
+    assert progresses(host) and "begun its ring anew" not in host.text()
     end(guest)
