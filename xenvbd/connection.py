@@ -30,6 +30,7 @@ from xenvbd.xenbus import Plane, View
 
 DISCONNECT_SECONDS = 1.0            # until a worker is told again that could not be
 OPEN_SECONDS = 0.5                  # until an image is asked for again that somebody had who is about to go
+ANOTHER_RING = "the guest has another ring than the one that was served: it is connected anew"
 CONNECT_SECONDS = 1.0               # until a connection is tried again that failed
 
 
@@ -264,6 +265,15 @@ class Connection(abc.ABC):
             if isinstance(exc, StoreError) and exc.errno != errno.EACCES:
                 raise
             return False
+
+    def _compare_rings(self) -> None:
+        """Its state does not tell all of a frontend: it may have had others between two looks."""
+        view = self.view
+        served = view.plane not in (Plane.NONE, Plane.STOPPING) and self.agreement is not None and not view.stale
+        lost = view.plane is Plane.NONE and (view.broken or view.failed)
+        if view.frontend in (xenbus.INITIALISED, xenbus.CONNECTED) and (served or lost) and self._has_another_ring():
+            self._say(logging.WARNING, ANOTHER_RING)
+            self.take(xenbus.RingChanged())
 
     def _note_failed_flush(self, *, told: bool = False) -> None:
         """Keep that nothing may be answered any more, also to a frontend that comes back with another ring.  told: by

@@ -14,7 +14,7 @@ from typing import Any
 
 from xenvbd import domains, features, memory, xenbus
 from xenvbd.area import Areas, Gone, Leaving
-from xenvbd.connection import Connection
+from xenvbd.connection import ANOTHER_RING, Connection
 from xenvbd.errors import Error, StoreError
 from xenvbd.history import History
 from xenvbd.holding import Holding
@@ -32,7 +32,6 @@ from xenvbd.xenbus import Phase, Plane, View, XenbusState
 
 MOST_TODO = 32                      # things to be done, until what the frontend does is not looked at
 FORCED_REFUSALS = 5                 # by the store, until a disk that is to go by force goes without
-ANOTHER_RING = "the guest has another ring than the one that was served: it is connected anew"
 RETRY_SECONDS = 1.0                 # after what the store, or the runtime directory, did not take
 
 log = logging.getLogger("xenvbd")
@@ -133,15 +132,6 @@ class Device(Connection):
             self._say(logging.WARNING, "the frontend wrote a state that is none: %s", quote(seen.frontend or b""))
         self.take(xenbus.FrontendState(frontend))
         self._compare_rings()
-
-    def _compare_rings(self) -> None:
-        """Its state does not tell all of a frontend: it may have had others between two looks."""
-        view = self.view
-        served = view.plane not in (Plane.NONE, Plane.STOPPING) and self.agreement is not None and not view.stale
-        lost = view.plane is Plane.NONE and (view.broken or view.failed)
-        if view.frontend in (xenbus.INITIALISED, xenbus.CONNECTED) and (served or lost) and self._has_another_ring():
-            self._say(logging.WARNING, ANOTHER_RING)
-            self.take(xenbus.RingChanged())
 
     def unplug(self, force: bool) -> None:
         """Detach: ask the guest to close; force: do not wait for it."""
