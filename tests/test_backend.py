@@ -489,3 +489,14 @@ def test_attachments_that_are_over_leave_no_watch_and_no_file(b):
         device.unplug(force=True)
         b.until(lambda: device.gone)                # noqa: B023
     assert len(b.store._watches) == before and list(b.runtime.path.iterdir()) == []
+
+
+def test_a_worker_is_told_of_by_the_disks_that_it_has_on_an_image(b):
+    backend(b)
+    toolstack(b)
+    b.until(lambda: b.node("state") == "2")
+    worker = b.backend.workers.get(7)
+    b.backend.workers.by_domid[7] = worker
+    assert b.backend.host.disks_of(worker.pid, b.image.stat()) == ["domain7:xvda"]
+    assert b.backend.host.disks_of(worker.pid, b.image.parent.stat()) == []
+    assert b.backend.host.disks_of(worker.pid + 1, b.image.stat()) == []

@@ -59,6 +59,7 @@ class Backend:
         self.host = Host(loop, store, runtime, Helpers(loop), policy, workers.get, channels, options,
                          self.names.of, store.domid,
                          images=images or Images(), disk_name=self._name_of_key, serves=self._serves,
+                         disks_of=self._disks_of,
                          dirty=self._mark_device, changed=self._changed, destroyed=self._destroyed)
         self._dirty: dict[Key, None] = {}
         self._scans: dict[tuple[str, int | None], None] = {}
@@ -211,6 +212,13 @@ class Backend:
         left = [waiter for waiter in self._waiters.pop(device, ()) if not waiter()]
         if left:
             self._waiters.setdefault(device, []).extend(left)
+
+    def _disks_of(self, pid: int, status: os.stat_result) -> list[str]:
+        """The disks on an image that a worker serves.  In a helper thread: of what there is at the moment."""
+        domids = {domid for domid, worker in list(self.workers.by_domid.items()) if worker.pid == pid}
+        return [device.name for device in list(self.devices.values())
+                if device.domid in domids and device.holding.identity is not None
+                and device.holding.identity.is_of(status)]
 
     def _serves(self, area: Key) -> bool:
         """Also one that is not looked at yet; what was left to a rival is the rival's."""

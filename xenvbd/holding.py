@@ -92,7 +92,7 @@ class Holding:
         """QEMU's locks are not for a guest whose own QEMU may have the image as well, before it has a driver."""
         return Terms(properties.read_only, properties.share, properties.lock, guard=not self._has_twin(),
                      expected=self.identity, seize=self._recovering,
-                     patient=domains.is_incoming(self._host.store, self._domid))
+                     patient=domains.is_incoming(self._host.store, self._domid), disks_of=self._host.disks_of)
 
     def _has_twin(self) -> bool:
         return libxl.guest_type(self._host.store, self._domid) == "hvm"

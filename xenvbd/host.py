@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from xenvbd import stats
+from xenvbd.disk.holders import DisksOf, nobody
 from xenvbd.helpers import Helpers
 from xenvbd.images import Images
 from xenvbd.loop import Loop
@@ -58,8 +59,8 @@ class Host:
     worker: the worker of a domain, started if need be; channels: event-channel handles for it to be given, as
     evtchn.offer() makes them; options: of a disk that goes by these names; name_of: as names.Names.of(); images: which
     vbd has which; disk_name: how a vbd is called, by its key; serves: whether an area (kind, domid, devid) is a vbd of
-    ours, and not another backend's.  What is called with a device: dirty when it is to be looked at, changed when
-    something has happened to it, destroyed when it is to be forgotten."""
+    ours, and not another backend's; disks_of: see disk.holders, for helper threads.  What is called with a device:
+    dirty when it is to be looked at, changed when something has happened to it, destroyed when it may be forgotten."""
 
     loop: Loop
     store: Store
@@ -73,6 +74,7 @@ class Host:
     backend_domid: int = 0
     images: Images = field(default_factory=Images)
     disk_name: Callable[[str], str] = str
+    disks_of: DisksOf = nobody
     serves: Callable[[tuple[str, int, int]], bool] = lambda area: True
     dirty: Callable[[Any], None] = lambda device: None
     changed: Callable[[Any], None] = lambda device: None

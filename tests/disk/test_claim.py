@@ -216,3 +216,13 @@ def test_the_lock_of_a_host_that_is_about_to_let_go_may_come_later(take, path, m
     assert waits.value.errno == errno.EINPROGRESS
     monkeypatch.setattr(locks, "claim", claimed)
     opened(claim).close()
+
+
+# A worker of ours
+
+def test_a_refusal_names_the_disk_of_the_worker_that_is_in_the_way(take, path):
+    with open(path, "r+b") as worker:
+        locks.lock_image(worker.fileno(), path, exclusive=True, fence="7/51712")
+        claim = take(path, disks_of=lambda pid, status: ["guest1:xvdd"])
+        with pytest.raises(ClaimError, match=r"locked by guest1:xvdd \(process \d+, .*detach it there first"):
+            opened(claim)

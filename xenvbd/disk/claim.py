@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xenvbd.disk import locks, places, qemu_locks, users
 from xenvbd.disk.formats import looks_like
-from xenvbd.disk.holders import is_shown
+from xenvbd.disk.holders import DisksOf, is_shown, nobody
 from xenvbd.disk.identity import Identity
 from xenvbd.disk.image import Image, inspect
 from xenvbd.errors import ClaimError, TargetError
@@ -26,7 +26,7 @@ class Terms:
     read_only, share: as for open_image(); lock: False gives up what keeps others out; guard: keep QEMU and its tools
     out too, from now on; expected: what it must be, None if that is not known; seize: an earlier manager had it, whose
     worker may have a device for itself (O_EXCL); patient: whoever has it on another host is about to let it go, so the
-    lock may come later."""
+    lock may come later; disks_of: names the disks of our own workers in a refusal."""
 
     read_only: bool = False
     share: bool = False
@@ -35,6 +35,7 @@ class Terms:
     expected: Identity | None = None
     seize: bool = False
     patient: bool = False
+    disks_of: DisksOf = field(default=nobody, compare=False)
 
     @property
     def is_new(self) -> bool:
@@ -69,7 +70,8 @@ class Claim:
                 claim = cls(path, fd, identity, terms)
                 claim.lock()
                 if terms.is_new and not terms.share:
-                    users.check(fd, path, read_only=terms.read_only, exclusive=terms.exclusive)
+                    users.check(fd, path, read_only=terms.read_only, exclusive=terms.exclusive,
+                                disks_of=terms.disks_of)
                 return claim
         except BaseException:
             locks.let_go(fd)
@@ -94,7 +96,8 @@ class Claim:
         if self.locked or not self.terms.lock:
             return
         try:
-            locks.claim(self.fd, self.path, exclusive=self.terms.exclusive, ours=self.terms.seize)
+            locks.claim(self.fd, self.path, exclusive=self.terms.exclusive, ours=self.terms.seize,
+                        disks_of=self.terms.disks_of)
         except ClaimError as exc:
             if self.terms.patient and exc.errno == errno.EREMOTE:
                 return
@@ -106,7 +109,8 @@ class Claim:
     def guard(self) -> None:
         """Keep QEMU and its tools out.  Raises ClaimError: one of them has it."""
         if self.terms.lock:
-            qemu_locks.acquire(self.fd, self.path, read_only=self.terms.read_only, share=self.terms.share)
+            qemu_locks.acquire(self.fd, self.path, read_only=self.terms.read_only, share=self.terms.share,
+                               disks_of=self.terms.disks_of)
 
     def unguard(self) -> None:
         """Let the guest's own QEMU in again."""
@@ -125,7 +129,8 @@ class Claim:
             with places.named(self.path):
                 places.make_blocking(fd, self.path, read_only=read_only)
                 if self.terms.lock:
-                    locks.fence(fd, self.path, exclusive=alone, name=writer, ours=not self.terms.is_new)
+                    locks.fence(fd, self.path, exclusive=alone, name=writer, ours=not self.terms.is_new,
+                                disks_of=self.terms.disks_of)
                     _leave_to_fence_file(fd)
                 return inspect(fd, self.path, read_only=read_only, direct=direct,
                                logical_block_size=logical_block_size)

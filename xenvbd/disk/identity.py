@@ -56,6 +56,11 @@ class Identity:
         """(device, inode) while it is open; the inode of a device is 0, for udev may make its node anew."""
         return self.dev, self.ino
 
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether an image that is open has this status."""
+        is_block = stat.S_ISBLK(status.st_mode)
+        return self.number == ((status.st_rdev, 0) if is_block else (status.st_dev, status.st_ino))
+
     def difference(self, now: Identity) -> str:
         """In what the image that is there now is another, in words; empty if it is the same."""
         for what, then, found in self._compared(now):
