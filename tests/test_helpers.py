@@ -206,3 +206,13 @@ def test_what_must_be_done_is_done_though_nobody_waits_for_it_any_more(loop):
     release.set()
     until(loop, lambda: helpers.running == 0)
     assert closed == [1]
+
+
+def test_where_a_call_hangs_is_in_the_log(loop, caplog):
+    """So that one that nobody expected to hang can be understood afterwards."""
+    release = threading.Event()
+    results, _, _ = run(helpers := Helpers(loop), release.wait, seconds=0.1)
+    until(loop, lambda: results)
+    release.set()
+    until(loop, lambda: not helpers.running)
+    assert "open x: no answer in 0.1 s: its thread is at threading.py:" in caplog.text and "wait()" in caplog.text

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import _thread
 import errno
+import logging
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from xenvbd import mounts
@@ -20,7 +23,23 @@ from xenvbd.loop import Loop
 
 MAX_THREADS = 32                # for disks that are not realized yet
 
+log = logging.getLogger("xenvbd")
 T = TypeVar("T")
+
+
+def whereabouts(thread: tuple[int, int]) -> str:
+    """Where a thread of ours, (identifier, the kernel's number), is just now: three lines of ours, and the kernel's
+    function that it sleeps in, as far as that may be known."""
+    frame = sys._current_frames().get(thread[0])
+    if frame is None:
+        return "its thread has ended"
+    lines = traceback.extract_stack(frame)[-3:]
+    try:
+        sleeps = Path(f"/proc/self/task/{thread[1]}/wchan").read_text().strip("\0\n")
+    except OSError:
+        sleeps = ""
+    ours = " < ".join(f"{Path(line.filename).name}:{line.lineno} {line.name}()" for line in reversed(lines))
+    return f"{ours}, in the kernel's {sleeps}" if sleeps not in ("", "0") else ours
 
 
 def start(body: Callable[[], None], died: Callable[[], None]) -> None:
@@ -141,6 +160,7 @@ class _Job(Generic[T]):
                  dispose: Callable[[T], object], must: bool) -> None:
         self.what, self.place, self.begun = what, "", False
         self.queue: list[_Job[Any]] = []
+        self._thread: tuple[int, int] | None = None
         self._helpers, self._work, self._dispose, self._must = helpers, work, dispose, must
         self._done: Callable[[T | OSError], None] | None = done
         self.timer = helpers.loop.later(0, lambda: None)
@@ -149,6 +169,7 @@ class _Job(Generic[T]):
     def run(self) -> None:
         """In the thread."""
         result: T | OSError
+        self._thread = threading.get_ident(), threading.get_native_id()
         try:
             result = self._work()
         except OSError as exc:
@@ -178,6 +199,8 @@ class _Job(Generic[T]):
             done(result)
 
     def late(self, seconds: float) -> None:
+        if self._thread is not None:
+            log.warning("%s: no answer in %g s: its thread is at %s", self.what, seconds, whereabouts(self._thread))
         self._drop()
         if self.begun or not self.place:
             self.finish(Error(errno.ETIMEDOUT, f"{self.what}: no answer in {seconds:g} s"))

@@ -197,7 +197,7 @@ class Worker:
             return
         plane.started = True
         self.loop.read(plane.plane.events_fd, lambda: self._events(plane))
-        finish(plane.told() | {"anew": plane.plane.anew})
+        finish(plane.told() | ({"anew": plane.plane.anew} if plane.plane.anew else {}))
         if self._leaving or plane.orphaned:
             self._stop_plane(plane, lambda result: None, hand_over=True)
         else:
