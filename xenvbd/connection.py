@@ -22,6 +22,7 @@ from xenvbd.host import Host, WorkerProcess
 from xenvbd.medium import Medium, refuse_shrunk
 from xenvbd.properties import DiskFacts, Properties
 from xenvbd.record import Record
+from xenvbd.remarks import remarks
 from xenvbd.stalls import Request, Stalls
 from xenvbd.trace import event
 from xenvbd.wire import close_all
@@ -46,6 +47,9 @@ class Connection(abc.ABC):
     properties: Properties | None
     facts: DiskFacts | None
     engine: str
+    domain: str
+    created: bool
+    buffer_bytes: int
     stalls: Stalls
     holding: Holding
     _todo: deque[Callable[[], None]]
@@ -70,9 +74,6 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def take(self, happened: xenbus.Event) -> None:
         """Tell the state machine, and do what it says."""
-
-    @abc.abstractmethod
-    def _record(self) -> Record: ...
 
     @abc.abstractmethod
     def _save(self) -> None: ...
@@ -106,6 +107,11 @@ class Connection(abc.ABC):
         if self._worker is None:
             raise Error(errno.ENOTCONN, self.adopting or "the disk is not connected", disk=self.name)
         self._worker.call("resume", done, disk=self.key)
+
+    @property
+    def remarks(self) -> list[str]:
+        """As remarks.remarks()."""
+        return remarks(self.properties, self.facts)
 
     @property
     def adoptable(self) -> bool:
@@ -362,6 +368,18 @@ class Connection(abc.ABC):
     def _is_lost(self, exc: OSError) -> bool:
         """Whether this is no failure of the device, but the store has gone: to be tried again when it is back."""
         return isinstance(exc, StoreError) and not self.host.store.connected
+
+    def _watch_stalls(self) -> None:
+        if self.view.plane in (Plane.RUNNING, Plane.STOPPING):
+            self.stalls.start()
+        else:
+            self.stalls.stop()
+
+    def _record(self) -> Record:
+        assert self.facts is not None           # known since it was published
+        return Record(self.areas.kind, self.domain, self.name, self.created, self._properties(), self.facts,
+                      self.engine, self.buffer_bytes, self.agreement, self.flush_failed, self.holding.identity,
+                      self.image)
 
     def _trace_connect(self) -> None:
         agreement = self.agreement

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from xenvbd import domains, features, memory, xenbus
+from xenvbd import domains, features, memory, milestones, xenbus
 from xenvbd.area import Areas, Gone, Leaving
 from xenvbd.connection import ANOTHER_RING, Connection
 from xenvbd.errors import Error, StoreError
@@ -22,7 +22,6 @@ from xenvbd.host import Host, Options
 from xenvbd.medium import Medium, refuse_shrunk
 from xenvbd.properties import DiskFacts, Properties, validate
 from xenvbd.record import Record
-from xenvbd.remarks import remarks
 from xenvbd.renewal import Renewal
 from xenvbd.runtime import Runtime
 from xenvbd.stalls import Stalls
@@ -213,11 +212,6 @@ class Device(Connection):
         return self.view.backend is XenbusState.CONNECTED and self.view.plane is Plane.RUNNING and not self._todo
 
     @property
-    def remarks(self) -> list[str]:
-        """As remarks.remarks()."""
-        return remarks(self.properties, self.facts)
-
-    @property
     def published(self) -> bool:
         return self.view.phase is Phase.LIVE
 
@@ -268,11 +262,12 @@ class Device(Connection):
     def _follow(self) -> None:
         """Watch the frontend's state; everything that can happen to the backend's area is the manager's one watch."""
         event("xen_device_add_watch", disk=self.name, path=self.areas.frontend_state)
-        self._watch = self.host.store.watch(self.areas.frontend_state, lambda path: self._frontend_changed())
 
-    def _frontend_changed(self) -> None:
-        event("xen_device_frontend_changed", disk=self.name)
-        self.host.dirty(self)
+        def changed(path: str) -> None:
+            event("xen_device_frontend_changed", disk=self.name)
+            self.host.dirty(self)
+
+        self._watch = self.host.store.watch(self.areas.frontend_state, changed)
 
     def _publish(self, action: xenbus.Publish) -> None:
         try:
@@ -337,12 +332,7 @@ class Device(Connection):
         properties, facts = self._properties(), self.facts
         assert facts is not None
         self.host.helpers.reserve(self.key)
-        if properties.device_type == "cdrom":
-            event("xen_cdrom_realize", disk=self.name)
-        else:
-            event("xen_disk_realize", disk=self.name)
-        event("xen_block_realize", disk=self.name, target=str(properties.target), mode=properties.mode)
-        event("xen_block_size", disk=self.name, sectors=facts.size // properties.sector_unit)
+        milestones.published(self.name, properties, facts)
         self._say(logging.INFO, "published: %s, %d bytes, mode %s", properties.target, facts.size, properties.mode)
         for remark in self.remarks:
             self._say(logging.WARNING, "%s", remark)
@@ -409,13 +399,7 @@ class Device(Connection):
 
     def _destroy(self, action: xenbus.Destroy) -> None:
         self._let_go()
-        event("xen_device_unrealize", disk=self.name, path=self.areas.backend)
-        if self.properties is not None and self.properties.device_type == "cdrom":
-            event("xen_cdrom_unrealize", disk=self.name)
-        else:
-            event("xen_disk_unrealize", disk=self.name)
-        event("xen_block_unrealize", disk=self.name)
-        event("xen_block_blockdev_del", disk=self.name, target=str(self.properties and self.properties.target))
+        milestones.gone(self.name, self.areas.backend, self.properties)
         self.close()
         self.host.runtime.forget(self.key)
         self.host.helpers.release(self.key)
@@ -442,21 +426,9 @@ class Device(Connection):
         domain = self.host.name_of(self.domid, self.domain)
         return self.host.options(*domains.disk_names(domain, self.domid, self.devid))
 
-    def _watch_stalls(self) -> None:
-        if self.view.plane in (Plane.RUNNING, Plane.STOPPING):
-            self.stalls.start()
-        else:
-            self.stalls.stop()
-
     def _has_areas(self) -> bool:
         """Whether the areas are its own: if their making failed, those of that name are somebody else's."""
         return not self.created or self.areas.published
-
-    def _record(self) -> Record:
-        assert self.facts is not None           # known since it was published
-        return Record(self.areas.kind, self.domain, self.name, self.created, self._properties(), self.facts,
-                      self.engine, self.buffer_bytes, self.agreement, self.flush_failed, self.holding.identity,
-                      self.image)
 
     def _save(self) -> None:
         self.host.runtime.save(self.key, self._record().to_json())
