@@ -34,7 +34,7 @@ def settled(host, failed):
         held = host.order()["held"]
         files = [name for name in held if name.startswith(f"{host.directory}/run/") or name.endswith(".img")]
         return all(held.count(name) == count for name, count in HELD.items()) \
-            and files == [f"{host.directory}/run/manager.lock"]
+            and sorted(files) == [f"{host.directory}/2.img", f"{host.directory}/run/manager.lock"]      # its claim
 
     wait(is_as_before, f"nothing is left of {failed}: {host.order()['held']}")
 
