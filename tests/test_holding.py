@@ -10,6 +10,7 @@ from tests.test_device import CLOSED, CONNECTED, INITWAIT, connected
 from xenvbd.disk import locks
 from xenvbd.disk.identity import Identity
 from xenvbd.errors import ClaimError
+from xenvbd.images import Tenant
 from xenvbd.medium import Policy
 from xenvbd.record import Record
 from xenvbd.show import note
@@ -189,6 +190,19 @@ def test_the_next_manager_claims_the_image_again(b, image):
     device.adopt(record, serving=True)
     b.until(lambda: b.host.images.leave().keys() == {KEY})
     assert device.holding.trouble == ""
+
+
+def test_the_next_manager_knows_that_a_worker_is_at_work_on_the_image(b, image):
+    """A stubdomain of the guest that connects now must not take that worker for one that is dead."""
+    device, record = next_manager(b, connected(b, b.found(params=str(image))))
+    device.adopt(record, serving=True)
+    b.until(lambda: device.holding.claimed)
+    stubdomain = Tenant("qdisk-8-51712", 8, group=7)
+    assert b.host.images.claim(stubdomain, str(image)) is b.host.images.of(device.key)
+    assert not b.host.images.alone(stubdomain)
+    b.guest.state(6)
+    b.until(lambda: b.node("state") == CLOSED)
+    assert b.host.images.alone(stubdomain)
 
 
 def test_the_next_manager_does_not_take_another_image_for_it_and_serves_on(b, image):

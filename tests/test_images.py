@@ -105,6 +105,17 @@ def test_another_domain_of_the_same_vm_has_its_turn_when_the_first_has_gone(imag
     images.turn(second)
 
 
+def test_who_is_at_work_has_its_turn_whoever_a_new_manager_has_heard_of_first(images, path):
+    first, second = guest(1, vm="/vm/5"), guest(2, vm="/vm/5")
+    images.claim(second, path)
+    images.claim(first, path)
+    images.works(first)
+    with pytest.raises(Taken):
+        images.turn(second)
+    images.release(first)
+    images.turn(second)
+
+
 def test_the_first_goes_on_if_the_second_goes_away(images, path):
     first, second = guest(1, vm="/vm/5"), guest(2, vm="/vm/5")
     claim = images.claim(first, path)

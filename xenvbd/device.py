@@ -104,7 +104,7 @@ class Device(Connection):
             self._say(logging.WARNING, ANOTHER_RING)
         self.history.start(self.view)
         self._follow()
-        self.holding.recover(self._properties(), self.engine, record.identity)
+        self.holding.recover(self._properties(), self.engine, record.identity, serving=serving)
         if serving:
             self._worker = self.host.worker(self.domid)
             self._learn(self._worker.told.get(self.key, {}))

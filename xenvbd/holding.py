@@ -47,6 +47,7 @@ class Holding:
         self._wanted: Wanted | None = None
         self._recovered = recovered
         self._recovering = False
+        self._serving = False                           # a worker that an earlier manager left has the image
         self._give_up: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._closed = False
@@ -109,11 +110,11 @@ class Holding:
 
     # What a manager asks that takes it over
 
-    def recover(self, properties: Properties, engine: str, identity: Identity | None) -> None:
-        """Claim the image again that an earlier manager had, beside a worker that may serve it."""
+    def recover(self, properties: Properties, engine: str, identity: Identity | None, *, serving: bool) -> None:
+        """Claim the image again that an earlier manager had; serving: beside a worker that serves it."""
         if not properties.is_image:
             return
-        self.identity, self._recovering = identity, True
+        self.identity, self._recovering, self._serving = identity, True, serving
         self._recover(properties, engine)
 
     def accept(self) -> None:
@@ -133,8 +134,10 @@ class Holding:
         def claimed(result: Claim | OSError) -> None:
             if isinstance(result, OSError):
                 self._again(properties, engine, self.explained(result))
-            else:
-                self.has(result.identity)
+                return
+            if self._serving and self._tenant is not None:
+                self._host.images.works(self._tenant)
+            self.has(result.identity)
 
         self._give_up = self._host.helpers.run(
             f"claiming {properties.target}", wanted.claim, claimed,
@@ -184,6 +187,7 @@ class Holding:
 
     def rests(self) -> None:
         """Its worker has closed the image, and what was begun has landed."""
+        self._serving = False
         self._host.images.rests(self._key)
         if self._twin is not None:
             self._twin.cancel()

@@ -119,12 +119,16 @@ class Images:
         return None
 
     def turn(self, tenant: Tenant) -> None:
-        """Whether it may do I/O now.  Taken (EINPROGRESS): another domain of the same VM still has the disk."""
-        held = self._of(tenant.key)
-        for other in held.tenants.values() if held else ():
+        """Whether it may do I/O now.  Taken (EINPROGRESS): another domain of the same VM still has the disk: it came
+        first, or is at work, whoever a new manager has heard of first."""
+        held, is_later = self._of(tenant.key), False
+        with self._lock:
+            others = list(held.tenants.values()) if held else []
+            active = set(held.active) if held else set()
+        for other in others:
             if other.key == tenant.key:
-                break                   # those after it wait for it
-            if not tenant.beside(other):
+                is_later = True
+            elif not tenant.beside(other) and (not is_later or other.key in active):
                 raise Taken(errno.EINPROGRESS, other.key, "{disk} of the same VM has it until its domain is destroyed",
                             path=held.claim.path if held else "")
 
