@@ -156,8 +156,10 @@ class DataPlane:
             self._state = "stopping"
 
     def stop(self, timeout: float | None = None) -> bool:
-        """stop_begin(), and wait, as long as the storage takes.  False: not stopped yet within timeout seconds."""
-        self.stop_begin()
+        """stop_begin(), unless that was called, and wait as long as the storage takes.  False: not stopped yet within
+        timeout seconds."""
+        if self._state == "running":
+            self.stop_begin()           # called again it would turn a hand-over into an ordinary stop
         for thread in self._threads:
             if not thread.join(timeout):
                 return False
