@@ -1,4 +1,6 @@
-"""xl migrate to the same host: for a moment two domains of one VM have one image, and one of them writes to it."""
+"""xl migrate to the same host: for a moment two domains of one VM have one image, and one of them writes to it.
+
+PVH: live migration of a PV guest fails in this machine, where Xen does not log dirty pages of one (EINVAL)."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,7 +23,7 @@ class Moving:
     def __init__(self, new_guest: Callable[..., Guest], xenvbd: Xenvbd):
         self.xenvbd, self.image = xenvbd, xenvbd.image("web")
         disk = f"vdev=xvda,format=raw,backendtype=qdisk,target={self.image}"
-        self.guest = new_guest("web", 1, disks=(disk,), extra=NO_QEMU)
+        self.guest = new_guest("web", 1, kind="pvh", disks=(disk,), extra=NO_QEMU, timeout=400)
         self.first = self.guest.domid
         self.inside = self.guest.run(workload.written("/dev/xvda", 8))
         self.guest.run("echo 3 >/proc/sys/vm/drop_caches")
@@ -43,12 +45,8 @@ def moving(new_guest: Callable[..., Guest], xenvbd: Xenvbd) -> Moving:
     return Moving(new_guest, xenvbd)
 
 
-@pytest.mark.parametrize("manager", ["lives", "killed"])
-def test_a_guest_migrates_to_the_same_host(moving: Moving, xenvbd: Xenvbd, manager: str) -> None:
-    xenvbd.machine.shell.start(MIGRATE if manager == "lives" else
-                               "(until xl domid web--incoming; do :; done; kill -9 $(cat /run/xenvbd/manager.lock); "
-                               f"sleep 1; /etc/init.d/xenvbd start) >/dev/null 2>&1 & {MIGRATE}")
-    said = xenvbd.machine.shell.finish(600)
+def test_a_guest_migrates_to_the_same_host(moving: Moving, xenvbd: Xenvbd) -> None:
+    said = xenvbd.dom0(MIGRATE, 600)
     assert said.startswith("status 0"), said
     assert moving.guest.domid != moving.first
     moving.guest.follow()
@@ -62,11 +60,24 @@ def test_a_guest_migrates_to_the_same_host(moving: Moving, xenvbd: Xenvbd, manag
     xenvbd.nothing_left(second, moving.image)
 
 
+def test_a_manager_that_is_killed_when_the_second_domain_is_there_loses_nothing(moving: Moving, xenvbd: Xenvbd) -> None:
+    """The guest is at the one end or at the other: without a daemon xenvbd-dm fails the start of the second."""
+    said = xenvbd.dom0("(until xl domid web--incoming; do :; done; kill -9 $(cat /run/xenvbd/manager.lock); sleep 1; "
+                       f"/etc/init.d/xenvbd start) >/dev/null 2>&1 & {MIGRATE}", 900)
+    if said.startswith("status 0"):
+        moving.guest.follow()
+        xenvbd.dom0("xl unpause web")
+    else:
+        assert "resuming at sender" in said and moving.domid("web") == str(moving.first), said
+    moving.guest.shell.sync(120)
+    moving.works()
+
+
 def test_a_guest_goes_on_where_it_was_when_the_domain_it_migrates_to_dies_before_it_runs(moving: Moving,
                                                                                          xenvbd: Xenvbd) -> None:
     said = xenvbd.dom0("(until xl domid web--incoming; do :; done; sleep 1; xl destroy web--incoming) "
                        f">/dev/null 2>&1 & {MIGRATE}", 600)
-    assert not said.startswith("status 0"), said
+    assert not said.startswith("status 0") and "logdirty" not in said, said
     assert moving.domid("web") == str(moving.first)
     moving.guest.shell.sync(120)
     moving.works()
