@@ -15,6 +15,7 @@ from xenvbd.medium import Policy
 from xenvbd.record import Record
 from xenvbd.show import note
 from xenvbd.stats import Snapshot
+from xenvbd.xenbus import XenbusState
 
 KEY = "qdisk-7-51712"
 
@@ -194,7 +195,10 @@ def test_the_next_manager_claims_the_image_again(b, image):
 
 def test_the_next_manager_knows_that_a_worker_is_at_work_on_the_image(b, image):
     """A stubdomain of the guest that connects now must not take that worker for one that is dead."""
-    device, record = next_manager(b, connected(b, b.found(params=str(image))))
+    first = connected(b, b.found(params=str(image)))
+    b.guest.state(4)            # else it may have resumed unseen, and is connected anew
+    b.until(lambda: first.view.frontend is XenbusState.CONNECTED)
+    device, record = next_manager(b, first)
     device.adopt(record, serving=True)
     b.until(lambda: device.holding.claimed)
     stubdomain = Tenant("qdisk-8-51712", 8, group=7)

@@ -149,3 +149,8 @@ def test_no_text_raises_anything_but_a_property_error(text: str) -> None:
 def test_no_params_raise_anything_but_a_property_error(params: bytes) -> None:
     with suppress(PropertyError):
         target.parse_params(params)
+
+
+def test_what_to_do_with_another_format_can_be_printed_and_typed_whatever_bytes_the_path_has() -> None:
+    told = target.other_way("vdi", "/srv/a b\udcbc")
+    assert told.isprintable() and told.count("$'/srv/a b\\xbc'") == 2

@@ -337,6 +337,7 @@ class Device(Connection):
         for remark in self.remarks:
             self._say(logging.WARNING, "%s", remark)
         self.take(xenbus.Published())
+        self.host.dirty(self)       # what a guest did meanwhile was not looked at: the areas were not known to be ours
         try:
             self.host.worker(self.domid)        # it starts while the guest thinks
         except OSError as exc:

@@ -58,6 +58,11 @@ class Holding:
         """Whether another worker can be given the image."""
         return self.identity is not None and not self._recovering
 
+    @property
+    def coming(self) -> bool:
+        """Whether an earlier manager's image is about to be claimed again, and nothing is known to be in the way."""
+        return self._recovering and not self.trouble
+
     # What a new vbd asks
 
     def survey(self, properties: Properties, engine: str, done: Done) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shlex
 from dataclasses import dataclass
 
 from xenvbd import units, vdev
 from xenvbd.errors import PropertyError
+from xenvbd.text import quoted
 from xenvbd.vdev import Vdev
 
 # backendtype of xl-disk-configuration(5) -> the kind of its backend area.  standalone is virtio, not blkif.
@@ -144,7 +144,7 @@ def _foreign(name: str, path: str) -> PropertyError:
 
 def other_way(name: str, path: str) -> str:
     """What an administrator can do with an image of a format that QEMU calls so: the end of a sentence."""
-    file, raw = shlex.quote(path or "FILE"), shlex.quote(f"{path or 'FILE'}.raw")
+    file, raw = quoted(path or "FILE"), quoted(f"{path or 'FILE'}.raw")
     return (f"run `qemu-nbd --connect=/dev/nbd0 --format={name} {file}` and attach /dev/nbd0, or "
             f"`qemu-img convert -f {name} -O raw {file} {raw}` and attach {raw}")
 

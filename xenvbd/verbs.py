@@ -97,19 +97,29 @@ class Verbs:
             self._restart_manager()
             return
         device = self.backend.find(text(params, "disk"))
-        replacement = Replacement(self.backend, device.domid)
         deadline = time.monotonic() + seconds_of(params, RESTART_SECONDS)
 
-        def look() -> None:
+        def look(replacement: Replacement) -> None:
             if replacement.done:
                 result = replacement.result
                 reply(result if isinstance(result, OSError) else result | {"disk": device.name})
             elif time.monotonic() >= deadline:
                 reply(Error(errno.ETIMEDOUT, f"not done yet: {replacement.missing}", disk=device.name))
             else:
-                self.backend.loop.later(0.01, look)
+                self.backend.loop.later(0.01, lambda: look(replacement))
 
-        look()
+        def begin() -> None:
+            # A manager that has just come claims the images first: the next worker is to have them.
+            coming = any(each.holding.coming for each in self.backend.served(device.domid))
+            if coming and time.monotonic() < deadline:
+                self.backend.loop.later(0.01, begin)
+                return
+            try:
+                look(Replacement(self.backend, device.domid))
+            except OSError as exc:
+                reply(exc)
+
+        begin()
 
     def _attach(self, params: dict[str, Any], reply: Reply) -> None:
         properties, seconds = self._properties(params), seconds_of(params, ATTACH_SECONDS)
