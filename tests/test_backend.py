@@ -1,4 +1,5 @@
 """Finding, keeping and forgetting the vbds of a host, against a real store, with workers that are none."""
+import errno
 import itertools
 
 import pytest
@@ -402,6 +403,35 @@ def test_what_went_while_no_manager_was_there_is_let_go(b):
     restart(b, worker)
     b.until(lambda: worker.calls == ["disconnect", "disconnect"] and not b.backend.devices)
     assert not list(b.runtime.records()) and not b.toolstack.exists(BACKEND)
+
+
+def test_a_plane_of_a_worker_that_ended_meanwhile_is_gone_with_it(b):
+    """No other worker is started to be told, which could fail and keep the manager from serving anybody."""
+    worker = serving(b, "qdisk-7-99")
+    really = worker.call
+
+    def call(verb, done, fds=(), **params):
+        really(verb, lambda result: (b.backend.workers.by_domid.clear(), done(result)), fds, **params)
+
+    worker.call = call
+    backend(b, left=[worker])
+    assert worker.calls == [] and not b.backend.workers.by_domid
+
+
+def test_what_there_is_no_process_for_is_taken_over_later(b, monkeypatch):
+    device = connected(b)
+    worker, get, refusals = serving(b, device.key), FakeWorkers.get, [OSError(errno.EAGAIN, "no process")]
+
+    def refuse(self, domid):
+        if refusals:
+            raise refusals.pop()
+        return get(self, domid)
+
+    monkeypatch.setattr(FakeWorkers, "get", refuse)
+    monkeypatch.setattr("xenvbd.backend.AGAIN_SECONDS", 0.02)
+    restart(b, worker)
+    b.until(lambda: b.backend.devices and b.backend.find("domain7:xvda").connected)
+    assert b.loop.failures == 0 and not refusals
 
 
 def test_what_a_worker_says_of_its_planes_is_kept_whatever_it_says(b):

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from xenvbd import handover
+from xenvbd.images import Images, Tenant
 
 
 @pytest.fixture
@@ -84,3 +85,30 @@ def test_of_two_ways_to_one_claim_the_one_through_exec_is_kept(fd, monkeypatch, 
     assert handover.found() == {"a": fd}
     with pytest.raises(OSError):
         os.fstat(stored)
+
+
+def test_of_two_descriptors_of_one_name_none_is_left_open(fd, monkeypatch):
+    first = os.dup(fd)
+    second = os.dup(fd)
+    monkeypatch.setattr(handover, "FIRST", first)
+    for name, value in ("LISTEN_FDS", str(second - first + 1)), ("LISTEN_FDNAMES", "a:a"):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    assert second == first + 1 and handover.found() == {"a": first}
+    with pytest.raises(OSError):
+        os.fstat(second)
+    os.close(first)
+
+
+def test_systemd_keeps_an_image_of_two_vbds_by_the_name_of_the_one_that_stays(systemd, tmp_path):
+    """It takes one description once only, whatever names it is given."""
+    (tmp_path / "a.img").write_bytes(bytes(512))
+    images, first, second = Images(), Tenant("qdisk-1-51712", 1, group=1), Tenant("qdisk-9-51712", 9, group=1)
+    for tenant in first, second:
+        images.claim(tenant, str(tmp_path / "a.img"))
+        received(systemd), received(systemd)
+    images.release(first)
+    assert received(systemd)[0] == ["FDSTOREREMOVE=1", "FDNAME=qdisk-1-51712"]
+    assert received(systemd)[0] == ["FDSTOREREMOVE=1", "FDNAME=qdisk-9-51712"]
+    assert received(systemd)[0] == ["FDSTORE=1", "FDNAME=qdisk-9-51712", "FDPOLL=0"]
+    images.close()

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from xenvbd.disk.claim import Terms
+from xenvbd.disk.claim import Claim, Terms
 from xenvbd.errors import ClaimError, TargetError
 from xenvbd.images import Images, Taken, Tenant
 
@@ -190,3 +190,85 @@ def test_an_inherited_descriptor_of_another_image_is_not_taken_for_it(path, tmp_
     with pytest.raises(TargetError, match="not the image that was opened"):
         images.claim(guest(1), path, Terms(expected=identity))
     images.close()
+
+
+# Of one descriptor
+
+def test_vbds_that_have_an_image_together_have_it_in_the_next_manager_too(images, path):
+    """They were left one descriptor, which is not closed under the other when the second has found it."""
+    before, first, second = Images(), guest(1), guest(9, group=1)
+    claim = before.claim(first, path)
+    before.claim(second, path)
+    after = Images(before.leave())
+    for tenant in first, second:
+        found = after.claim(tenant, path, Terms(expected=claim.identity))
+    assert os.path.samestat(os.fstat(found.fd), os.stat(path))
+    assert after.release(first) is None and after.of(second.key) is found
+    refused_elsewhere(path)
+    after.close()
+
+
+def test_what_one_of_them_does_not_want_any_more_stays_locked_for_the_other(images, path):
+    before, first, second = Images(), guest(1), guest(9, group=1)
+    claim = before.claim(first, path)
+    before.claim(second, path)
+    after = Images(before.leave())
+    after.claim(first, path, Terms(expected=claim.identity))
+    for close in after.disinherit({first.key}):
+        close()
+    refused_elsewhere(path)
+    after.close()
+
+
+def refused_elsewhere(path):
+    other = Images()
+    with pytest.raises(ClaimError, match="locked by"):
+        other.claim(guest(3), path)
+    other.close()
+
+
+# At the same time
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """meanwhile(action): done once, while the next claim is being taken."""
+    take, actions = Claim.take, []
+
+    def slow(*args):
+        if actions:
+            actions.pop()()
+        return take(*args)
+
+    monkeypatch.setattr(Claim, "take", slow)
+    return actions.append
+
+
+def test_two_that_come_at_once_do_not_both_have_an_image_without_locks(images, path, meanwhile):
+    unlocked = Terms(lock=False)
+    meanwhile(lambda: images.claim(guest(1), path, unlocked))
+    with pytest.raises(Taken) as taken:
+        images.claim(guest(2), path, unlocked)
+    assert taken.value.key == guest(1).key and images.of(guest(2).key) is None
+
+
+def test_a_writer_is_no_sharer_because_a_reader_came_meanwhile(images, path, monkeypatch):
+    knows = Images._knows
+
+    def late(self, number):
+        monkeypatch.setattr(Images, "_knows", knows)
+        self.claim(guest(1, read_only=True), path)
+        return knows(self, number)
+
+    monkeypatch.setattr(Images, "_knows", late)
+    with pytest.raises(Taken):
+        images.claim(guest(2), path)
+
+
+def test_who_claims_twice_at_once_has_one_claim_and_leaves_none(images, path, meanwhile):
+    """When a manager takes over: to recover the image, and for the worker that follows a dead one."""
+    reader = guest(1, read_only=True)
+    meanwhile(lambda: images.claim(reader, path))
+    claim = images.claim(reader, path)
+    assert images.of(reader.key) is claim and images.release(reader) is claim
+    claim.close()
+    images.claim(guest(2), path)

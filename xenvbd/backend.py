@@ -35,6 +35,7 @@ from xenvbd.workers import Worker, Workers
 from xenvbd.xenbus import XenbusState, parse_state
 
 AGAIN_SECONDS = 1.0                 # after a transaction that others kept in conflict
+RELEASE_SECONDS = 8.0               # for a file system to give up a lock
 REFRESHES = 50                      # of a device in a second; then it waits for the next
 
 log = logging.getLogger("xenvbd")
@@ -393,12 +394,19 @@ class Backend:
                     self._adopt(record, key in serving or wanted)
                 serving.discard(key)
 
-        if not self._try("taking over", adopt_all):
+        try:
+            done = self._try("taking over", adopt_all)
+        except OSError as exc:                  # no descriptor or no process for a worker, say
+            log.error("not everything is taken over yet: %s", exc)
+            done = False
+        if not done:
             self.loop.later(AGAIN_SECONDS, lambda: self._take_over(serving, silent))
             return
         for key in serving:
             self._let_go(key)
-        self.host.images.disinherit({device.key for device in self.devices.values()})
+        for close in self.host.images.disinherit({device.key for device in self.devices.values()}):
+            self.host.helpers.run("letting go of an image that no disk has", close, lambda result: None,
+                                  seconds=RELEASE_SECONDS, dispose=lambda result: None, must=True)
         self.ready = True
         self._schedule()
 
@@ -421,7 +429,8 @@ class Backend:
         """End a plane whose disk is not there any more."""
         domid = int(key.split("-")[-2])
         log.warning("%s: its worker serves it, but it is gone: disconnected", key)
-        self.workers.get(domid).call("disconnect", lambda result: None, disk=key)
+        if worker := self.workers.by_domid.get(domid):      # it may have ended meanwhile, and its planes with it
+            worker.call("disconnect", lambda result: None, disk=key)
 
 
 def _record(key: str, fields: dict[str, Any]) -> Record | None:

@@ -24,10 +24,11 @@ def found() -> dict[str, int]:
     names, pid = os.environ.pop("LISTEN_FDNAMES", ""), os.environ.pop("LISTEN_PID", "")
     count = int(os.environ.pop("LISTEN_FDS", "0"))
     if pid == str(os.getpid()):
-        stored = dict(zip(names.split(":"), range(FIRST, FIRST + count), strict=False))
-        for key in stored.keys() & left.keys():
-            os.close(stored.pop(key))
-        left |= stored
+        for key, fd in zip(names.split(":"), range(FIRST, FIRST + count), strict=False):
+            if key in left:
+                os.close(fd)
+            else:
+                left[key] = fd
     for fd in left.values():
         os.set_inheritable(fd, False)
     return left

@@ -6,10 +6,11 @@ everything here may be called from any thread.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from xenvbd.disk import places
@@ -83,7 +84,10 @@ class Images:
         self._lock = threading.Lock()
         self._held: list[_Held] = []
         self._closed = False
-        self._inherited = dict(inherited or {})
+        self._inherited: dict[str, int] = {}
+        self._shared: set[int] = set()          # of these: ways to a description that another key has as well
+        for key, fd in (inherited or {}).items():
+            self._add_inherited(key, fd)
 
     def claim(self, tenant: Tenant, path: str, terms: Terms | None = None, *, allow: Sequence[str] = ("/",)) -> Claim:
         """The claim of the image at that path for a tenant, its own or one that it joins; terms: None: the tenant's.
@@ -101,7 +105,7 @@ class Images:
             claim = Claim.take(path, where, replace(terms, share=terms.share or self._knows(number)))
         finally:
             os.close(where)
-        return self._join(tenant, number[0], claim)
+        return self._join(tenant, claim)
 
     def release(self, tenant: Tenant) -> Claim | None:
         """The tenant leaves; the claim that is to be closed, if it was the last of the image."""
@@ -113,6 +117,7 @@ class Images:
                 held.active.discard(tenant.key)
                 drop(tenant.key)
                 if held.tenants:
+                    keep(next(iter(held.tenants)), held.claim.fd)       # systemd keeps one name of it
                     return None
                 self._held.remove(held)
                 return held.claim
@@ -157,7 +162,8 @@ class Images:
         return held.claim if held else None
 
     def leave(self) -> dict[str, int]:
-        """The descriptors of all claims by the keys of their vbds, for the manager that comes next; they stay open."""
+        """The descriptors of all claims by the keys of their vbds, for the manager that comes next; they stay open.
+        Vbds that have one image together have one descriptor."""
         with self._lock:
             return {key: held.claim.fd for held in self._held for key in held.tenants}
 
@@ -171,22 +177,44 @@ class Images:
         for fd in left.values():
             os.close(fd)
 
-    def disinherit(self, wanted: Collection[str]) -> None:
-        """Close what an earlier manager has left for vbds that are none of these."""
+    def disinherit(self, wanted: Collection[str]) -> list[Callable[[], None]]:
+        """Forget what an earlier manager has left for vbds that are none of these.  To be called are what closes it,
+        which may take as long as its file system does."""
+        closing: list[Callable[[], None]] = []
         for key in self._inherited.keys() - set(wanted):
-            let_go(self._inherited.pop(key))
             drop(key)
+            closing.append(functools.partial(self._give_up, self._inherited.pop(key)))
+        return closing
+
+    def _add_inherited(self, key: str, fd: int) -> None:
+        """Vbds that had an image together were left one descriptor: each gets its own."""
+        if fd in self._inherited.values():
+            self._shared.add(fd)
+            fd = os.dup(fd)
+            self._shared.add(fd)
+        self._inherited[key] = fd
+
+    def _give_up(self, fd: int) -> None:
+        """Close what was inherited; unlocked would be all that have its description."""
+        if fd in self._shared:
+            os.close(fd)
+        else:
+            let_go(fd)
 
     def _inherit(self, tenant: Tenant, path: str, fd: int, terms: Terms) -> Claim:
         """A claim that an earlier manager has left; with others, if it is of an image that they have inherited."""
-        number = _number(fd)
+        claim = Claim.inherited(path, fd, terms)
         with self._lock:
-            held = next((held for held in self._held if held.number == number), None)
-            if held is not None:
+            if not (tenant.gone.is_set() or self._closed):
+                held = self._joinable(tenant, _number_of(claim))
+                if held is None:
+                    self._add(tenant, claim)
+                    return claim
                 held.tenants[tenant.key] = tenant
                 os.close(fd)            # another way to the same description
                 return held.claim
-        return self._join(tenant, number[0], Claim.inherited(path, fd, terms))
+        self._give_up(fd)
+        raise _gone(path)
 
     def _of(self, key: str) -> _Held | None:
         with self._lock:
@@ -199,31 +227,49 @@ class Images:
     def _beside(self, tenant: Tenant, number: Number, path: str) -> Claim | None:
         """The claim that others have of the image, if the tenant can be one of them.  Taken: it cannot."""
         with self._lock:
-            found = None
-            for held in self._held:
-                if held.number != number:
-                    continue
-                for other in held.tenants.values():
-                    if not (tenant.beside(other) or tenant.after(other)):
-                        raise Taken(errno.EBUSY, other.key, _why(tenant, other), path=path)
-                if tenant.read_only or not held.claim.terms.read_only:
-                    found = held
+            self._refuse(tenant, number, path)
+            found = self._joinable(tenant, number)
             if found is None or tenant.gone.is_set():
                 return None
             found.tenants[tenant.key] = tenant
             keep(tenant.key, found.claim.fd)
             return found.claim
 
-    def _join(self, tenant: Tenant, is_block: bool, claim: Claim) -> Claim:
-        """Keep a claim that was taken, unless its tenant has gone meanwhile (ClaimError, ECANCELED)."""
-        number = (is_block, *claim.identity.number)
-        with self._lock:
-            if not (tenant.gone.is_set() or self._closed):
-                self._held.append(_Held(number, claim, {tenant.key: tenant}))
-                keep(tenant.key, claim.fd)
-                return claim
+    def _join(self, tenant: Tenant, claim: Claim) -> Claim:
+        """Keep a claim that was taken, or the one that the tenant has got meanwhile.  ClaimError: it has gone
+        (ECANCELED), or others came first (Taken)."""
+        try:
+            with self._lock:
+                if tenant.gone.is_set() or self._closed:
+                    raise _gone(claim.path)
+                self._refuse(tenant, _number_of(claim), claim.path)
+                held = next((held for held in self._held if tenant.key in held.tenants), None)
+                if held is None:
+                    self._add(tenant, claim)
+                    return claim
+        except ClaimError:
+            claim.close()
+            raise
         claim.close()
-        raise ClaimError(errno.ECANCELED, "the disk was detached meanwhile", path=claim.path)
+        return held.claim
+
+    # With the lock held
+
+    def _refuse(self, tenant: Tenant, number: Number, path: str) -> None:
+        """Taken: others have the image, and the tenant cannot be one of them."""
+        for held in self._held:
+            for other in held.tenants.values() if held.number == number else ():
+                if other.key != tenant.key and not (tenant.beside(other) or tenant.after(other)):
+                    raise Taken(errno.EBUSY, other.key, _why(tenant, other), path=path)
+
+    def _joinable(self, tenant: Tenant, number: Number) -> _Held | None:
+        """What others have of the image, if it is enough for the tenant."""
+        return next((held for held in reversed(self._held) if held.number == number
+                     and (tenant.read_only or not held.claim.terms.read_only)), None)
+
+    def _add(self, tenant: Tenant, claim: Claim) -> None:
+        self._held.append(_Held(_number_of(claim), claim, {tenant.key: tenant}))
+        keep(tenant.key, claim.fd)
 
 
 def _number(where: int) -> Number:
@@ -231,6 +277,14 @@ def _number(where: int) -> Number:
     status = os.fstat(where)
     is_block = stat.S_ISBLK(status.st_mode)
     return (True, status.st_rdev, 0) if is_block else (False, status.st_dev, status.st_ino)
+
+
+def _number_of(claim: Claim) -> Number:
+    return (claim.identity.is_block, *claim.identity.number)
+
+
+def _gone(path: str) -> ClaimError:
+    return ClaimError(errno.ECANCELED, "the disk was detached meanwhile", path=path)
 
 
 def _why(tenant: Tenant, other: Tenant) -> str:
