@@ -253,8 +253,10 @@ class Holding:
 
 
 def _uses(claim: Claim) -> list[str]:
+    with claim.descriptor() as fd:
+        found = users.uses(os.fstat(fd))
     return [f"{claim.path} is in use beside this disk: {use.who}; {use.advice}, or its content may be destroyed"
-            for use in users.uses(os.fstat(claim.fd)) if use.writes]
+            for use in found if use.writes]
 
 
 def _guarded(claim: Claim) -> bool:

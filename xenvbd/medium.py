@@ -82,7 +82,8 @@ class Medium:
         if (sized := _sized(wanted)) is not None:
             return sized
         claim = wanted.claim()
-        others.check(wanted.others, claim.fd, claim.path, read_only=wanted.properties.read_only)
+        with claim.descriptor() as fd:
+            others.check(wanted.others, fd, claim.path, read_only=wanted.properties.read_only)
         if wanted.images.alone(wanted.tenant):
             let_go(_patiently(lambda: _open(wanted, claim), _landing(wanted.policy)).fd)
         properties = wanted.properties

@@ -1,5 +1,6 @@
 """A claim: an image kept open and locked, and the descriptions for I/O that are opened through it."""
 import errno
+import functools
 import os
 import subprocess
 
@@ -155,6 +156,20 @@ def test_a_device_that_an_earlier_managers_worker_has_for_itself_is_claimed_besi
     os.close(worker)
 
 
+def test_what_came_over_a_device_while_no_manager_lived_is_not_joined(take, loop_device, tmp_path):
+    run = functools.partial(subprocess.run, check=True)
+    run(["mkfs.ext4", "-q", str(loop_device)])
+    (tmp_path / "m").mkdir()
+    if run(["mount", str(loop_device), str(tmp_path / "m")], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with pytest.raises(ClaimError, match="mounted on"):
+            take(loop_device, seize=True)
+    finally:
+        run(["umount", str(tmp_path / "m")])
+    take(loop_device, seize=True)
+
+
 def test_a_file_under_a_loop_device_is_refused_by_name(take, loop_device, tmp_path):
     with pytest.raises(ClaimError, match=f"under {loop_device}"):
         take(tmp_path / "backing")
@@ -197,6 +212,19 @@ def test_qemu_may_read_beside_a_reader(take, path):
     take(path, read_only=True, guard=True)
     assert qemu_io(path, "read 0 512")[0]           # it opens for writing
     assert subprocess.run(["qemu-img", "info", path], check=False, capture_output=True).returncode == 0
+
+
+def test_what_comes_too_late_does_nothing_to_who_has_the_number_of_a_closed_claim(take, path, tmp_path):
+    (tmp_path / "b.img").write_bytes(bytes(MIB))
+    claim = take(path, guard=True)
+    number = claim.fd
+    claim.close()
+    other = take(tmp_path / "b.img", guard=True)
+    assert other.fd == number
+    for late in claim.unguard, claim.guard, lambda: opened(claim):
+        with pytest.raises(ClaimError, match="detached meanwhile"):
+            late()
+    assert qemu_io(str(tmp_path / "b.img"), "write 0 512")[0]
 
 
 # Another host

@@ -7,8 +7,11 @@ held by the manager, cannot.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from xenvbd.disk import locks, places, qemu_locks, users
@@ -55,6 +58,7 @@ class Claim:
         """fd: open, locked, and the claim's own from here on."""
         self.path, self.fd, self.identity, self.terms = path, fd, identity, terms
         self.locked = False
+        self._closing = threading.Lock()
 
     @classmethod
     def take(cls, path: str, where: int, terms: Terms) -> Claim:
@@ -87,17 +91,29 @@ class Claim:
         except BaseException:
             os.close(fd)
             raise
-        claim = cls(path, fd, identity, terms)
-        claim.locked = True
-        return claim
+        return cls(path, fd, identity, terms)
+
+    @contextlib.contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """A way to the claim's description, for as long as the block lasts, whoever closes the claim meanwhile: its
+        number may be another image's then.  ClaimError (ECANCELED): it is closed."""
+        with self._closing:
+            if self.fd < 0:
+                raise ClaimError(errno.ECANCELED, "the disk was detached meanwhile", path=self.path)
+            fd = os.dup(self.fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def lock(self) -> None:
         """Take what of the lock is not there yet.  Raises ClaimError, TargetError."""
         if self.locked or not self.terms.lock:
             return
         try:
-            locks.claim(self.fd, self.path, exclusive=self.terms.exclusive, ours=self.terms.seize,
-                        disks_of=self.terms.disks_of)
+            with self.descriptor() as fd:
+                locks.claim(fd, self.path, exclusive=self.terms.exclusive, ours=self.terms.seize,
+                            disks_of=self.terms.disks_of)
         except ClaimError as exc:
             if self.terms.patient and exc.errno == errno.EREMOTE:
                 return
@@ -107,14 +123,16 @@ class Claim:
         self.locked = True
 
     def guard(self) -> None:
-        """Keep QEMU and its tools out.  Raises ClaimError: one of them has it."""
+        """Keep QEMU and its tools out.  Raises ClaimError: one of them has it, or it is closed."""
         if self.terms.lock:
-            qemu_locks.acquire(self.fd, self.path, read_only=self.terms.read_only, share=self.terms.share,
-                               disks_of=self.terms.disks_of)
+            with self.descriptor() as fd:
+                qemu_locks.acquire(fd, self.path, read_only=self.terms.read_only, share=self.terms.share,
+                                   disks_of=self.terms.disks_of)
 
     def unguard(self) -> None:
-        """Let the guest's own QEMU in again."""
-        qemu_locks.release(self.fd)
+        """Let the guest's own QEMU in again.  Raises ClaimError: it is closed."""
+        with self.descriptor() as fd:
+            qemu_locks.release(fd)
 
     def image(self, *, read_only: bool, direct: bool | None, logical_block_size: int, writer: str | None,
               alone: bool) -> Image:
@@ -124,7 +142,8 @@ class Claim:
         self.lock()
         if self.terms.lock and not self.locked:
             raise ClaimError(errno.EINPROGRESS, "the host that the guest comes from has it still", path=self.path)
-        fd = places.reopen(self.fd, self.path, read_only=read_only, exclusive=False, wait=False)
+        with self.descriptor() as way:
+            fd = places.reopen(way, self.path, read_only=read_only, exclusive=False, wait=False)
         try:
             with places.named(self.path):
                 places.make_blocking(fd, self.path, read_only=read_only)
@@ -141,7 +160,8 @@ class Claim:
     def survey(self, *, read_only: bool, direct: bool | None, logical_block_size: int) -> tuple[Image, str]:
         """The facts alone, found out on a description that is closed again, and the format that the content looks like
         (formats.looks_like())."""
-        fd = places.reopen(self.fd, self.path, read_only=read_only, exclusive=False, wait=False)
+        with self.descriptor() as way:
+            fd = places.reopen(way, self.path, read_only=read_only, exclusive=False, wait=False)
         try:
             with places.named(self.path):
                 image = inspect(fd, self.path, read_only=read_only, direct=direct,
@@ -152,7 +172,10 @@ class Claim:
 
     def close(self) -> None:
         """Let others have it.  May take as long as its file system does."""
-        locks.let_go(self.fd)
+        with self._closing:
+            fd, self.fd = self.fd, -1
+        if fd >= 0:
+            locks.let_go(fd)
 
 
 def _leave_to_fence_file(fd: int) -> None:
@@ -165,7 +188,8 @@ def _open(path: str, where: int, terms: Terms) -> int:
     try:
         return places.reopen(where, path, read_only=terms.read_only, exclusive=terms.exclusive, wait=False)
     except ClaimError:
-        if not (terms.seize and terms.exclusive):
+        # A worker of 0.1 may have it for itself.  What else has it has come since, and is not joined.
+        if not (terms.seize and terms.exclusive) or users.uses(os.fstat(where), disks_of=terms.disks_of):
             raise
         return places.reopen(where, path, read_only=terms.read_only, exclusive=False, wait=False)
 
