@@ -176,3 +176,15 @@ def test_what_is_unanswered_is_told_without_opening_the_journal_as_a_worker_does
     assert unanswered(path) == [0xFFFFFFFF, 1]
     os.pwrite(file, struct.pack("=I", VERSION + 1), 8)
     assert unanswered(path) == []
+
+
+def test_of_a_journal_that_says_it_has_endless_slots_no_more_is_read_than_a_ring_can_have(
+        file: int, tmp_path: Path) -> None:
+    """A worker that was taken over may write anything there, and the manager reads it."""
+    Journal.create(file, IDENTITY, ENTRIES)
+    os.pwrite(file, struct.pack("=I", 0xFFFFFFFF), 12)
+    os.pwrite(file, struct.pack("=I", 2), REQ_CONS)
+    os.ftruncate(file, SLOTS + SLOT * 4096)
+    for slot in range(4096):
+        os.pwrite(file, struct.pack("=II", 1, slot), SLOTS + SLOT * slot)
+    assert unanswered(str(tmp_path / "journal")) == list(range(512))

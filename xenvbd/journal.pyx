@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset, strncmp
 
 from xenvbd import __version__
 from xenvbd.errors import ProtocolError
-from xenvbd.ring cimport request_to_python
+from xenvbd.ring cimport XENVBD_ABI_X86_32, request_to_python, ring_entries
 
 cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
@@ -278,7 +278,9 @@ def unanswered(path):
             return []
         if header.req_cons == header.rsp_prod:
             return []
-        raw = os.pread(fd, header.nr_slots * sizeof(slot), XENVBD_JOURNAL_HEADER_SIZE)
+        # No more than a ring can have: a worker may write what it likes there, and this is the manager's memory.
+        slots = min(header.nr_slots, ring_entries(XENVBD_MAX_RING_PAGES, XENVBD_ABI_X86_32))
+        raw = os.pread(fd, slots * sizeof(slot), XENVBD_JOURNAL_HEADER_SIZE)
     finally:
         os.close(fd)
     found = []
