@@ -84,6 +84,23 @@ def test_without_a_thread_it_is_refused(loop, monkeypatch):
     assert results[0].errno == errno.EAGAIN and "open x" in str(results[0]) and helpers.running == 0
 
 
+def test_what_must_be_done_is_begun_again_until_there_is_a_thread(loop, monkeypatch):
+    """Else a claim would never be given back."""
+    really, refusals = helpers_module._thread.start_new_thread, [RuntimeError("can't start new thread")] * 2
+
+    def refuse(body, arguments):
+        if refusals:
+            raise refusals.pop()
+        return really(body, arguments)
+
+    monkeypatch.setattr(helpers_module._thread, "start_new_thread", refuse)
+    monkeypatch.setattr(helpers_module, "AGAIN_SECONDS", 0.01)
+    helpers = Helpers(loop)
+    results, _, _ = run(helpers, lambda: 42, must=True)
+    until(loop, lambda: results)
+    assert results == [42] and not refusals and helpers.running == 0
+
+
 def test_a_thread_that_cannot_even_begin_is_not_waited_for(loop, monkeypatch):
     def dies(body, hold):
         raise MemoryError

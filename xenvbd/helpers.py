@@ -22,6 +22,7 @@ from xenvbd.errors import Error
 from xenvbd.loop import Loop
 
 MAX_THREADS = 32                # for disks that are not realized yet
+AGAIN_SECONDS = 1.0             # after there was no thread for what must be done
 
 log = logging.getLogger("xenvbd")
 T = TypeVar("T")
@@ -136,11 +137,21 @@ class Helpers:
     def _begin(self, job: _Job[Any]) -> None:
         job.begun = True
         self.running += 1
+        self._start(job)
+
+    def _start(self, job: _Job[Any]) -> None:
         try:
             start(job.run, job.died)
         except OSError as exc:
             error = Error(errno.EAGAIN, f"{job.what}: {exc.strerror}")
-            self.loop.soon(lambda: job.came(error))
+            self.loop.soon(lambda: self.without_thread(job, error))
+
+    def without_thread(self, job: _Job[Any], error: Error) -> None:
+        """There was none for it; what must be done is begun again until there is."""
+        if job.must:
+            self.loop.later(AGAIN_SECONDS, lambda: self._start(job))
+        else:
+            job.came(error)
 
     def ended(self, job: _Job[Any]) -> None:
         """Its thread is free."""
@@ -161,7 +172,7 @@ class _Job(Generic[T]):
         self.what, self.place, self.begun = what, "", False
         self.queue: list[_Job[Any]] = []
         self._thread: tuple[int, int] | None = None
-        self._helpers, self._work, self._dispose, self._must = helpers, work, dispose, must
+        self._helpers, self._work, self._dispose, self.must = helpers, work, dispose, must
         self._done: Callable[[T | OSError], None] | None = done
         self.timer = helpers.loop.later(0, lambda: None)
         self.timer.cancel()
@@ -184,7 +195,7 @@ class _Job(Generic[T]):
     def died(self) -> None:
         """In the thread, which could not even begin."""
         error = Error(errno.ENOMEM, f"{self.what}: no memory for a thread")
-        self._helpers.loop.soon(lambda: self.came(error))
+        self._helpers.loop.soon(lambda: self._helpers.without_thread(self, error))
 
     def came(self, result: T | OSError) -> None:
         self._helpers.ended(self)
@@ -215,5 +226,5 @@ class _Job(Generic[T]):
 
     def _drop(self) -> None:
         """Nobody waits for it: unless it must be done all the same, it need not begin."""
-        if not self.begun and not self._must and self in self.queue:
+        if not self.begun and not self.must and self in self.queue:
             self._helpers.forget(self)
