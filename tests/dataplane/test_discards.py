@@ -2,6 +2,7 @@
 import os
 import struct
 import tempfile
+import time
 
 import pytest
 
@@ -126,6 +127,20 @@ def test_what_waits_when_the_ring_is_handed_over_is_done_by_the_next(serve, gues
         served.plane = plane
         assert guest.finish(*asked) == [OKAY] * 8
         assert disk.seen("discard") >= 8
+
+
+def test_no_more_is_begun_when_the_ring_is_handed_over_while_others_are_under_way(serve, guests, disk) -> None:
+    """Two in turn would never both be at rest, and the worker is killed after some seconds."""
+    with tempfile.TemporaryFile(dir="/dev/shm") as journal:
+        served = serve(guests(), disk=disk, journal=journal.fileno())
+        rules = [disk.hold("discard", count=1), disk.hold("discard", count=1)]
+        served.guest.submit(*discards(served.guest, 8, MIB))
+        disk.wait_held(2)
+        served.plane.stop_begin(hand_over=True)
+        disk.clear(rules[0])
+        time.sleep(0.05)
+        disk.clear(rules[1])
+        assert served.plane.stop(timeout=10) and disk.seen("discard") == 2
 
 
 @pytest.mark.parametrize(("sector", "count", "zeros"), [

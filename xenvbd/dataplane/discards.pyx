@@ -54,6 +54,8 @@ cdef void give_turns(Queue q) noexcept nogil:
 
 
 cdef void discards_proceed(Queue q) noexcept nogil:
+    if q.handing_over or q.silence:         # the next worker's, or nobody's
+        return
     if q.discards_resting:
         if now_ns() < q.discard_at:
             return
